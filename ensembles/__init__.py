@@ -1,0 +1,1 @@
+"""From predictions to an exported ensemble; knows no Optuna and no search."""

@@ -1,0 +1,1 @@
+"""Running studies: data, trials, workers, and the command line."""

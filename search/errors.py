@@ -1,0 +1,21 @@
+"""The errors of this package; `cli.py` turns each into one line and an exit code."""
+
+
+class SearchError(Exception):
+    """The job failed: exit code 1."""
+
+
+class ConfigError(SearchError):
+    """A flag, a file or a value that cannot be used: exit code 2."""
+
+
+class DataError(ConfigError):
+    """Images or labels that cannot be searched on: exit code 2."""
+
+
+class NothingToDoError(SearchError):
+    """No such study, no finished trial, no image: exit code 3."""
+
+
+class StorageError(SearchError):
+    """The study's database cannot be opened or used: exit code 1."""

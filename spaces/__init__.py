@@ -1,0 +1,1 @@
+"""What a trial may vary, and how to build what it chose."""
