@@ -1,0 +1,260 @@
+"""What many models predict for the same images: the one input of every ensemble method.
+
+All probabilities are kept as logarithms, because two of the methods average there and because a
+product of small numbers is only safe there. A logarithm below -30 says no more than "never",
+and one image with -80 would decide every fit, so all values are clipped at -30.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, Int64
+
+from ensembles.errors import EnsembleError
+
+MIN_LOG_PROBABILITY = -30.0
+MIN_TRUE_CLASS_PROBABILITY = 1e-7
+"""Floor of `Pool.true_class`: a mixture of such models loses at most 16 nats on one image."""
+_SUM_TOLERANCE = 0.02
+"""Half-precision rounding moves a row's sum by less than 0.01; logits miss 1 by far more."""
+
+Kind = Literal["probabilities", "log_probabilities", "logits"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pool:
+    """Predictions of several models for the same labelled images; `from_arrays` checks them."""
+
+    log_probabilities: Float32[np.ndarray, "models images classes"]
+    """Natural logarithms, normalized over the classes, clipped at -30."""
+    labels: Int64[np.ndarray, " images"]
+    """The true class of each image."""
+    names: tuple[str, ...]
+    """One name for each model, such as its trial number; no two alike."""
+    costs: Float[np.ndarray, " models"]
+    """Relative cost of one prediction, above 0."""
+    class_names: tuple[str, ...]
+    """In the order of the classes."""
+
+    @classmethod
+    def from_arrays(  # noqa: PLR0913 - three spellings of the same argument
+        cls,
+        *,
+        labels: np.ndarray,
+        probabilities: np.ndarray | Sequence[np.ndarray] | None = None,
+        log_probabilities: np.ndarray | Sequence[np.ndarray] | None = None,
+        logits: np.ndarray | Sequence[np.ndarray] | None = None,
+        names: Sequence[str] | None = None,
+        costs: Sequence[float] | np.ndarray | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> "Pool":
+        """Check, normalize and clip predictions, given in exactly one of three forms.
+
+        Args:
+            labels: The true class of each image, from 0.
+            probabilities: (models, images, classes), or one (images, classes) array per model.
+            log_probabilities: The same, as natural logarithms.
+            logits: The same, before softmax.
+            names: One per model; default "0", "1", ...
+            costs: One per model; default 1.
+            class_names: One per class; default "0", "1", ...
+
+        Returns:
+            The pool.
+
+        Raises:
+            EnsembleError: The arrays do not fit together, or hold values that no model predicts.
+        """
+        given: dict[Kind, np.ndarray | Sequence[np.ndarray] | None] = {
+            "probabilities": probabilities,
+            "log_probabilities": log_probabilities,
+            "logits": logits,
+        }
+        forms = [(kind, values) for kind, values in given.items() if values is not None]
+        if len(forms) != 1:
+            raise EnsembleError(
+                "a pool needs exactly one of probabilities, log_probabilities and logits, "
+                f"got {len(forms)}."
+            )
+        kind, values = forms[0]
+        models = _as_models(values)
+        n_images, n_classes = models[0].shape
+        model_names = _unique_names(names, len(models), "model")
+        return cls(
+            log_probabilities=np.stack(
+                [
+                    _to_log_probabilities(model, kind, name)
+                    for model, name in zip(models, model_names, strict=True)
+                ]
+            ),
+            labels=_checked_labels(labels, n_images=n_images, n_classes=n_classes),
+            names=model_names,
+            costs=_checked_costs(costs, len(models)),
+            class_names=_unique_names(class_names, n_classes, "class"),
+        )
+
+    @property
+    def n_models(self) -> int:
+        """Number of models."""
+        return len(self.names)
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def select(self, indices: Sequence[int] | Int[np.ndarray, " chosen"]) -> "Pool":
+        """Return the pool of some of the models, in the order asked for."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return Pool(
+            log_probabilities=self.log_probabilities[chosen],
+            labels=self.labels,
+            names=tuple(self.names[index] for index in chosen),
+            costs=self.costs[chosen],
+            class_names=self.class_names,
+        )
+
+    def select_names(self, names: Sequence[str]) -> "Pool":
+        """Return the pool of the models with these names, in the order asked for.
+
+        Raises:
+            EnsembleError: A name is not in the pool.
+        """
+        positions = {name: index for index, name in enumerate(self.names)}
+        missing = [name for name in names if name not in positions]
+        if missing:
+            raise EnsembleError(f"the pool holds no predictions of {', '.join(missing)}.")
+        return self.select([positions[name] for name in names])
+
+    def select_images(self, rows: Int[np.ndarray, " chosen"]) -> "Pool":
+        """Return the pool of some of the images."""
+        return Pool(
+            log_probabilities=self.log_probabilities[:, rows],
+            labels=self.labels[rows],
+            names=self.names,
+            costs=self.costs,
+            class_names=self.class_names,
+        )
+
+    def true_class(self) -> Float32[np.ndarray, "models images"]:
+        """Return each model's probability of the true class, at least 1e-7."""
+        probabilities: np.ndarray = np.exp(self._true_log_probabilities())
+        np.maximum(probabilities, MIN_TRUE_CLASS_PROBABILITY, out=probabilities)
+        return probabilities
+
+    def log_losses(self) -> Float[np.ndarray, " models"]:
+        """Return each model's mean log-loss, in nats."""
+        means: np.ndarray = -self._true_log_probabilities().mean(axis=1, dtype=np.float64)
+        return means
+
+    def _true_log_probabilities(self) -> Float32[np.ndarray, "models images"]:
+        values: np.ndarray = self.log_probabilities[:, np.arange(self.n_images), self.labels]
+        return values
+
+
+def normalize_log_probabilities(
+    values: Float[np.ndarray, "*shape classes"],
+) -> Float[np.ndarray, "*shape classes"]:
+    """Make logits or nearly normalized logarithms sum to one, none below -30.
+
+    The same function prepares a pool and, in a bundle, what its members predict: so both see
+    the same numbers.
+    """
+    wide = values.astype(np.promote_types(values.dtype, np.float32))
+    wide -= wide.max(axis=-1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    np.maximum(wide, MIN_LOG_PROBABILITY, out=wide)
+    wide -= np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    return wide
+
+
+def _as_models(values: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
+    models = [np.asarray(model) for model in values]
+    if not models:
+        raise EnsembleError("a pool needs at least one model, got none.")
+    for model in models:
+        if model.ndim != 2 or model.shape[0] < 1 or model.shape[1] < 2:
+            raise EnsembleError(
+                "each model needs predictions of shape (images, classes) with at least "
+                f"1 image and 2 classes, got {model.shape}."
+            )
+        if model.shape != models[0].shape:
+            raise EnsembleError(
+                "all models need predictions for the same images and classes, "
+                f"got {models[0].shape} and {model.shape}."
+            )
+        if not np.issubdtype(model.dtype, np.floating):
+            raise EnsembleError(f"predictions must be floating-point numbers, got {model.dtype}.")
+    return models
+
+
+def _to_log_probabilities(
+    values: np.ndarray, kind: Kind, name: str
+) -> Float32[np.ndarray, "images classes"]:
+    wide = values.astype(np.float32)
+    if not np.isfinite(wide).all():
+        n_bad = int((~np.isfinite(wide).all(axis=1)).sum())
+        raise EnsembleError(
+            f"model {name}: {kind} of {n_bad} of {len(wide)} images are not finite."
+        )
+    if kind != "logits":
+        _check_sums(wide, kind, name)
+    if kind == "probabilities":
+        wide = np.log(np.maximum(wide, np.exp(np.float32(MIN_LOG_PROBABILITY))))
+    return normalize_log_probabilities(wide)
+
+
+def _check_sums(values: np.ndarray, kind: Kind, name: str) -> None:
+    if kind == "probabilities" and values.min() < 0:
+        raise EnsembleError(f"model {name}: a probability is negative, {values.min():.4g}.")
+    # 50 is far above any sum that is accepted, and keeps the exponential of logits finite
+    probabilities = values if kind == "probabilities" else np.exp(np.minimum(values, 50.0))
+    sums = probabilities.sum(axis=1)
+    worst = float(sums[np.abs(sums - 1).argmax()])
+    if abs(worst - 1) > _SUM_TOLERANCE:
+        raise EnsembleError(
+            f"model {name}: {kind} of an image must sum to probability 1, got {worst:.4g}; "
+            "outputs before softmax go into logits."
+        )
+
+
+def _checked_labels(
+    labels: np.ndarray, *, n_images: int, n_classes: int
+) -> Int64[np.ndarray, " images"]:
+    if labels.shape != (n_images,) or not np.issubdtype(labels.dtype, np.integer):
+        raise EnsembleError(
+            f"labels must be {n_images} whole numbers, one for each image, "
+            f"got shape {labels.shape} of {labels.dtype}."
+        )
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise EnsembleError(
+            f"labels must lie between 0 and {n_classes - 1}, got {labels.min()} to {labels.max()}."
+        )
+    return labels.astype(np.int64)
+
+
+def _unique_names(names: Sequence[str] | None, count: int, what: str) -> tuple[str, ...]:
+    unique = tuple(str(number) for number in range(count)) if names is None else tuple(names)
+    if len(unique) != count or len(set(unique)) != count:
+        raise EnsembleError(
+            f"a pool of {count} needs {count} different {what} names, got {', '.join(unique)}."
+        )
+    return unique
+
+
+def _checked_costs(
+    costs: Sequence[float] | np.ndarray | None, n_models: int
+) -> Float[np.ndarray, " models"]:
+    checked = np.ones(n_models) if costs is None else np.asarray(costs, dtype=np.float64)
+    if checked.shape != (n_models,) or not (np.isfinite(checked) & (checked > 0)).all():
+        raise EnsembleError(
+            f"a pool of {n_models} needs {n_models} finite costs above 0, got {checked.tolist()}."
+        )
+    return checked
