@@ -74,3 +74,14 @@ class Architecture:
             raise SpaceError(f"architecture.dropout must be in [0, 1), got {self.dropout}.")
         if self.stem_width < 1:
             raise SpaceError(f"architecture.stem_width must be at least 1, got {self.stem_width}.")
+
+
+def stem_stride(image_size: int) -> int:
+    """Return the stride of the first layer: the smallest power of 2 that leaves 48 px or less.
+
+    So every stage costs about as much for photos of 224 px as for images of 32 px.
+    """
+    stride = 1
+    while image_size > 48 * stride:
+        stride *= 2
+    return stride

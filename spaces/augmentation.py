@@ -41,6 +41,10 @@ class Augmentation:
         """Refuse strengths out of range."""
         for name in ("crop", "jitter", "erasing", "scale"):
             if not 0 <= getattr(self, name) <= 1:
-                raise SpaceError(f"augmentation.{name} must be in [0, 1], got {getattr(self, name)}.")
+                raise SpaceError(
+                    f"augmentation.{name} must be in [0, 1], got {getattr(self, name)}."
+                )
         if self.mixing != "none" and self.mixing_alpha <= 0:
-            raise SpaceError(f"augmentation.mixing_alpha must be above 0, got {self.mixing_alpha}.")
+            raise SpaceError(
+                f"augmentation.mixing_alpha must be above 0, got {self.mixing_alpha}."
+            )

@@ -11,7 +11,7 @@ from spaces.errors import SpaceError
 from spaces.optimizer import Optimizer
 from spaces.strict import STRICT
 
-JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 
 
 @dataclass(frozen=True, kw_only=True)
