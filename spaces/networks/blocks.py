@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from spaces.architecture import Activation, Architecture, Norm, Stage, stem_stride
 from spaces.task import Task
 
-Feature = Float[Tensor, "images channels height width"]
-
 
 class WhiteningConvolution(nn.Conv2d):
     """A first layer whose weights are frozen: principal patches and their negatives.
@@ -41,7 +39,9 @@ class ResidualStage(nn.Module):
         self.later = later
         self.after = after
 
-    def forward(self, features: Feature) -> Feature:
+    def forward(
+        self, features: Float[Tensor, "images channels height width"]
+    ) -> Float[Tensor, "images filters rows columns"]:
         """Return the features of the next resolution."""
         first: Tensor = self.first(features)
         total: Tensor = self.after(first + self.later(first))

@@ -2,6 +2,7 @@
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spaces.architecture import Architecture
 from spaces.networks.blocks import build_stage, build_stem
@@ -30,6 +31,8 @@ class ConvNet(nn.Module):
     ) -> Float[Tensor, "images classes"]:
         """Return the logits of a batch of normalized images."""
         features = self.stages(self.stem(images))
-        pooled = features.amax((2, 3)) if self.head == "max" else features.mean((2, 3))
+        # Three times as fast as `features.amax((2, 3))` on a CPU, 1 % of a training step.
+        pool = F.adaptive_max_pool2d if self.head == "max" else F.adaptive_avg_pool2d
+        pooled = pool(features, 1).flatten(1)
         logits: Tensor = self.linear(self.dropout(pooled)) * self.logit_scale
         return logits
