@@ -85,3 +85,12 @@ def stem_stride(image_size: int) -> int:
     while image_size > 48 * stride:
         stride *= 2
     return stride
+
+
+def n_whitening_filters(channels: int, stride: int) -> int:
+    """Return the channels after a whitening stem: principal directions and their negatives.
+
+    Patches of 2x2 pixels have 4 directions for each channel, and all are kept. Of larger ones
+    the leading 16 at most: they carry nearly all the variance, and keep the next layer cheap.
+    """
+    return 2 * channels * min(4 * stride, 16)

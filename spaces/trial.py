@@ -1,15 +1,15 @@
 """What a space may ask of a trial."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias
 
-Choice = TypeVar("Choice", str, int, float, bool)
+Value: TypeAlias = bool | int | float | str
 
 
 class Trial(Protocol):
     """The three methods of `optuna.Trial` that a space calls; Optuna itself is not needed."""
 
-    def suggest_categorical(self, name: str, choices: Sequence[Choice]) -> Choice:
+    def suggest_categorical(self, name: str, choices: Sequence[Value | None]) -> object:
         """Choose one of `choices`."""
         ...
 

@@ -11,7 +11,14 @@ from math import gcd
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spaces.architecture import Activation, Architecture, Norm, Stage, stem_stride
+from spaces.architecture import (
+    Activation,
+    Architecture,
+    Norm,
+    Stage,
+    n_whitening_filters,
+    stem_stride,
+)
 from spaces.task import Task
 
 
@@ -23,10 +30,9 @@ class WhiteningConvolution(nn.Conv2d):
 
     def __init__(self, in_channels: int, *, stride: int) -> None:
         kernel_size = {1: 2, 2: 4}.get(stride, stride)
-        # 2x2 patches have 4 directions for each channel and all are kept; of larger ones the
-        # leading 16 at most carry nearly all the variance, and keep the next layer cheap.
-        n_directions = in_channels * min(4 * stride, 16)
-        super().__init__(in_channels, 2 * n_directions, kernel_size, stride)
+        super().__init__(
+            in_channels, n_whitening_filters(in_channels, stride), kernel_size, stride
+        )
         self.weight.requires_grad_(False)  # noqa: FBT003
 
 

@@ -1,0 +1,1 @@
+"""From a trial and a space to the records of one recipe."""
