@@ -47,7 +47,7 @@ def step_with_gradient(network: nn.Linear, optimizer: Optimizer, gradient: float
     built = build_optimizer(network, optimizer)
     network.weight.grad = torch.full((1, 1), gradient)
     built.step()
-    return float(network.weight)
+    return network.weight.item()
 
 
 def test_decay_spares_norms_and_biases_and_norm_biases_alone_learn_faster() -> None:
@@ -180,7 +180,7 @@ def test_the_exponential_average_follows_its_decay() -> None:
     # Decay t / (9 + t) = 0.1, 2/11, 0.25 ... until it reaches 1 - 10 / 20 after nine steps.
     assert values[:2] == pytest.approx([0.9, 0.9 * 2 / 11 + 2 * 9 / 11])
     assert values[19] == pytest.approx(0.5 * values[18] + 0.5 * 20)
-    assert float(network.weight) == 20
+    assert network.weight.item() == 20
 
 
 def test_an_average_of_equal_weights_is_those_weights() -> None:
@@ -190,7 +190,7 @@ def test_an_average_of_equal_weights_is_those_weights() -> None:
     for step in range(1, 6):
         average.update(step)
 
-    assert weight_of(average) == float(network.weight)
+    assert weight_of(average) == network.weight.item()
 
 
 def test_lookahead_pulls_the_weights_back_every_five_steps_and_at_the_end() -> None:
@@ -201,7 +201,7 @@ def test_lookahead_pulls_the_weights_back_every_five_steps_and_at_the_end() -> N
     for step in range(1, 13):
         nn.init.constant_(network.weight, float(step))
         average.update(step)
-        values.append(float(network.weight))
+        values.append(network.weight.item())
 
     decay_5, decay_10, decay_12 = (0.95**5 * (step / 12) ** 3 for step in (5, 10, 12))
     at_5 = (1 - decay_5) * 5
@@ -209,7 +209,7 @@ def test_lookahead_pulls_the_weights_back_every_five_steps_and_at_the_end() -> N
     at_12 = decay_12 * at_10 + (1 - decay_12) * 12
     expected = [1, 2, 3, 4, at_5, 6, 7, 8, 9, at_10, 11, at_12]
     assert values == pytest.approx(expected)
-    assert weight_of(average) == float(network.weight)
+    assert weight_of(average) == network.weight.item()
 
 
 @pytest.mark.parametrize("averaging", ["ema", "lookahead"])
