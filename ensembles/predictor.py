@@ -6,12 +6,79 @@ that chose a member is the number that the member gives later.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from ensembles.combination import Combination
+from ensembles.errors import EnsembleError
+from ensembles.inputs import ImageInput
 from spaces.transforms import normalize
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictor:
+    """The members of an ensemble, ready to run on one device."""
+
+    networks: tuple[nn.Module, ...]
+    """In the order of the combination's weights."""
+    combination: Combination
+    image_input: ImageInput
+
+    def __post_init__(self) -> None:
+        """Refuse weights without networks."""
+        if len(self.networks) != self.combination.n_members:
+            raise EnsembleError(
+                f"the combination has {self.combination.n_members} members, "
+                f"got {len(self.networks)} networks."
+            )
+
+    def predict_log_probabilities(
+        self,
+        images: UInt8[Tensor, "n h w c"],
+        *,
+        batch_size: int = 500,
+        autocast_dtype: torch.dtype | None = None,
+    ) -> Float[np.ndarray, "n classes"]:
+        """Run the members that count and combine what they say.
+
+        Args:
+            images: Pixels at the size of `image_input`.
+            batch_size: Images in one forward pass.
+            autocast_dtype: Lower precision for the networks, or None for float32.
+
+        Returns:
+            Normalized log-probabilities, float64.
+        """
+        active = set(active_members(self.combination))
+        members = {
+            member: predict_log_probabilities(
+                network,
+                images,
+                mean=self.image_input.mean,
+                std=self.image_input.std,
+                batch_size=batch_size,
+                autocast_dtype=autocast_dtype,
+            )
+            .cpu()
+            .numpy()
+            for member, network in enumerate(self.networks)
+            if member in active
+        }
+        # `combine` wants a row for each member; what has no weight may say anything.
+        anything = np.zeros_like(next(iter(members.values())))
+        rows = [members.get(member, anything) for member in range(len(self.networks))]
+        return self.combination.combine(np.stack(rows))
+
+
+def active_members(combination: Combination) -> tuple[int, ...]:
+    """Return the positions of the members that the result depends on."""
+    decisive = combination.class_weights or tuple((weight,) for weight in combination.weights)
+    active = tuple(position for position, weights in enumerate(decisive) if any(weights))
+    return active or (0,)  # a stack may have learned biases alone
 
 
 def predict_log_probabilities(

@@ -1,0 +1,146 @@
+"""Writes an ensemble as a bundle, the folder that `ensembles.bundle` reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ensembles.bundle import load_bundle
+from ensembles.combination import Combination
+from ensembles.errors import BundleError
+from ensembles.folders import new_folder, write_file
+from ensembles.inputs import ImageInput
+from ensembles.manifest import (
+    Manifest,
+    MemberRecord,
+    Provenance,
+    ReportRecord,
+    SelfTestRecord,
+    check_image_input,
+    first_problem,
+    manifest_to_text,
+)
+from ensembles.members import Member, load_network, write_member
+from ensembles.model_card import render_model_card
+from ensembles.predictor import Predictor, active_members
+from ensembles.self_test import write_self_test
+from spaces.errors import SpaceError
+from spaces.task import Task
+
+_NAMES = frozenset({"manifest.json", "members", "self_test.safetensors", "README.md"})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BundleContents:
+    """What `write_bundle` puts into a folder."""
+
+    members: Sequence[Member]
+    """In the order of the combination's weights; those without weight are left out."""
+    combination: Combination
+    classes: Sequence[str]
+    """Names, in the order of the probabilities."""
+    image_input: ImageInput
+    provenance: Provenance
+    report: ReportRecord | None = None
+
+
+def write_bundle(folder: Path, contents: BundleContents, *, overwrite: bool = False) -> Manifest:
+    """Write a bundle, and publish it only after it was loaded again and passed its self-test.
+
+    Args:
+        folder: The bundle's name; absent or empty, or an older bundle if `overwrite`.
+        contents: The ensemble and what is known of it.
+        overwrite: Replace an older bundle in one step.
+
+    Returns:
+        What the manifest says.
+
+    Raises:
+        BundleError: The folder is in use, cannot be written, or the parts do not fit together.
+    """
+    _refuse_to_replace(folder, overwrite=overwrite)
+    contents = _without_idle_members(contents)
+    task = _checked_task(contents)
+    try:
+        with new_folder(folder) as hidden:
+            (hidden / "members").mkdir()
+            records = tuple(write_member(hidden, member, task) for member in contents.members)
+            networks = tuple(load_network(hidden, record, task) for record in records)
+            predictor = Predictor(
+                networks=networks,
+                combination=contents.combination,
+                image_input=contents.image_input,
+            )
+            manifest = _describe(contents, records, write_self_test(hidden, predictor))
+            write_file(hidden / "manifest.json", manifest_to_text(manifest).encode())
+            write_file(hidden / "README.md", render_model_card(manifest).encode())
+            load_bundle(hidden)
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be written: {error}.") from error
+    return manifest
+
+
+def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise BundleError(f"{folder} is a file; a bundle is a folder.")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not names:
+        return
+    if not overwrite:
+        raise BundleError(f"{folder} is not empty; choose another folder or allow to overwrite.")
+    if "manifest.json" not in names or names - _NAMES:
+        foreign = ", ".join(sorted(names - _NAMES)[:3]) or "no manifest.json"
+        raise BundleError(f"{folder} is not overwritten: it is not only a bundle ({foreign}).")
+
+
+def _without_idle_members(contents: BundleContents) -> BundleContents:
+    if len(contents.members) != contents.combination.n_members:
+        raise BundleError(
+            f"the combination has {contents.combination.n_members} weights "
+            f"for {len(contents.members)} members."
+        )
+    active = active_members(contents.combination)
+    old = contents.combination
+    combination = replace(
+        old,
+        weights=tuple(old.weights[position] for position in active),
+        class_weights=tuple(old.class_weights[position] for position in active)
+        if old.class_weights
+        else (),
+    )
+    members = tuple(contents.members[position] for position in active)
+    return replace(contents, members=members, combination=combination)
+
+
+def _checked_task(contents: BundleContents) -> Task:
+    try:
+        check_image_input(contents.image_input)
+        return Task(
+            image_size=contents.image_input.size,
+            channels=contents.image_input.channels,
+            n_classes=len(contents.classes),
+        )
+    except (SpaceError, ValueError) as error:
+        raise BundleError(f"no bundle can be written: {error}") from error
+
+
+def _describe(
+    contents: BundleContents, members: tuple[MemberRecord, ...], self_test: SelfTestRecord
+) -> Manifest:
+    try:
+        return Manifest(
+            created=datetime.now(UTC).replace(microsecond=0),
+            tool_version=metadata.version("concertino"),
+            classes=tuple(contents.classes),
+            image_input=contents.image_input,
+            members=members,
+            combination=contents.combination,
+            self_test=self_test,
+            provenance=contents.provenance,
+            report=contents.report,
+        )
+    except ValidationError as error:
+        raise BundleError(f"no bundle can be written: {first_problem(error)}.") from error

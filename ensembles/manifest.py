@@ -1,0 +1,223 @@
+"""What a bundle's `manifest.json` says: the one description that loading trusts.
+
+A bundle may come from a stranger, so every value is checked before it is used: an unknown key, a
+number out of range or a file name outside the folder is an error, never something to guess at.
+Networks are named by the records of `spaces`; nothing in a manifest is ever imported or evaluated.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ensembles.combination import Combination
+from ensembles.errors import BundleError, EnsembleError
+from ensembles.inputs import ImageInput
+from spaces.architecture import Architecture
+from spaces.errors import SpaceError
+from spaces.task import Task
+
+FORMAT: Literal["concertino-bundle"] = "concertino-bundle"
+FORMAT_VERSION: Literal[1] = 1
+MAX_MEMBERS = 100
+MAX_FILE_BYTES = 4 * 1024**3
+"""Of one member's weights: a thousand million of them in float32."""
+_MAX_CLASSES = 100_000
+_MAX_LAYERS = 1000
+_MAX_IMAGE_SIZE = 4096
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+NBytes = Annotated[int, Field(ge=1, le=MAX_FILE_BYTES)]
+ClassName = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class MemberRecord(_Record):
+    """One network of the ensemble and the file of its weights."""
+
+    trial: Annotated[int, Field(ge=0)]
+    """The trial that trained it."""
+    file: Annotated[str, Field(pattern=r"^members/[0-9]{5,12}\.safetensors$")]
+    sha256: Sha256
+    n_bytes: NBytes
+    architecture: Architecture
+    n_parameters: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _refuse_endless_networks(self) -> "MemberRecord":
+        # Building takes time for each layer, before any file has shown that they exist.
+        n_layers = sum(stage.n_convolutions for stage in self.architecture.stages)
+        if n_layers > _MAX_LAYERS:
+            raise ValueError(f"a network may have {_MAX_LAYERS} convolutions, got {n_layers}")
+        return self
+
+
+class SelfTestRecord(_Record):
+    """Images, the probabilities that the ensemble gave for them, and how near is near enough."""
+
+    file: Literal["self_test.safetensors"] = "self_test.safetensors"
+    sha256: Sha256
+    n_bytes: Annotated[int, Field(ge=1, le=1024**3)]
+    tolerance: Annotated[float, Field(gt=0, le=0.01)]
+
+
+class Figures(_Record):
+    """One line of the table of results, on the images named in the report."""
+
+    name: str
+    """The method, such as `greedy`, or `single`."""
+    n_members: Annotated[int, Field(ge=1)]
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    """Limits of the 95 % interval."""
+    log_loss: float
+    expected_calibration_error: float
+
+
+class ReportRecord(_Record):
+    """How good the bundle is, and whether the ensemble earned its place."""
+
+    role: str
+    """The images that the figures were measured on, such as `test`."""
+    n_images: Annotated[int, Field(ge=1)]
+    n_openings: Annotated[int, Field(ge=1)] = 1
+    """How often this role had been looked at, this time included."""
+    figures: tuple[Figures, ...]
+    """The exported one first."""
+    verdict: str
+    """One sentence on the difference between the ensemble and the best single model."""
+    comparison: Mapping[str, bool | int | float | str | tuple[float, ...] | None] = {}
+    """The numbers behind the verdict."""
+
+
+class Provenance(_Record):
+    """Where the bundle comes from; nothing of it is needed to predict."""
+
+    study: str
+    dataset: str
+    dataset_fingerprint: str
+    n_images: Mapping[str, int] = {}
+    """Images in each role."""
+    seeds: Mapping[str, int] = {}
+    versions: Mapping[str, str] = {}
+    """Of Python and the libraries that trained it."""
+
+
+class Manifest(_Record):
+    """All that a bundle says about itself."""
+
+    format: Literal["concertino-bundle"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    created: AwareDatetime
+    tool_version: str
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=_MAX_CLASSES)]
+    """Names, in the order of the probabilities."""
+    image_input: ImageInput
+    members: Annotated[tuple[MemberRecord, ...], Field(min_length=1, max_length=MAX_MEMBERS)]
+    combination: Combination
+    self_test: SelfTestRecord
+    provenance: Provenance
+    report: ReportRecord | None = None
+
+    @property
+    def task(self) -> Task:
+        """What the members must be built for."""
+        return Task(
+            image_size=self.image_input.size,
+            channels=self.image_input.channels,
+            n_classes=len(self.classes),
+        )
+
+    @model_validator(mode="after")
+    def _check_that_the_parts_agree(self) -> "Manifest":
+        n_biases = len(self.combination.class_biases)
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: the names must differ")
+        if len({member.file for member in self.members}) != len(self.members):
+            raise ValueError("members: the files must differ")
+        if self.combination.n_members != len(self.members):
+            raise ValueError(
+                f"combination: {self.combination.n_members} weights "
+                f"for {len(self.members)} members"
+            )
+        if n_biases not in (0, len(self.classes)):
+            raise ValueError(f"combination: {n_biases} biases for {len(self.classes)} classes")
+        check_image_input(self.image_input)
+        return self
+
+
+def manifest_to_text(manifest: Manifest) -> str:
+    """Return the JSON text of a manifest; `manifest_from_text` reads it back."""
+    return manifest.model_dump_json(indent=2) + "\n"
+
+
+def manifest_from_text(text: str | bytes) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        text: JSON, in UTF-8 if bytes.
+
+    Returns:
+        A manifest in which every value has been checked, but no file has been looked at.
+
+    Raises:
+        BundleError: The text is not JSON, a key is missing or unknown, or a value is out of range.
+    """
+    try:
+        manifest = Manifest.model_validate_json(text, strict=True)
+        # Records of `spaces` keep their own rules, which know no infinity: look once more.
+        json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+    except ValidationError as error:
+        raise BundleError(f"manifest.json: {first_problem(error)}.") from error
+    except (EnsembleError, SpaceError) as error:
+        raise BundleError(f"manifest.json: {error}") from error
+    return manifest
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return, in one line, where a manifest is wrong and how."""
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        if problem["loc"] in (("format",), ("format_version",)):
+            return (
+                f"{problem['loc'][0]}: {problem['msg']}, got {str(problem['input'])[:60]!r}; "
+                "it is not a bundle, or a later version of Concertino wrote it"
+            )
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("missing", "json_invalid", "value_error"):
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message}, got {repr(first['input'])[:60]}"
+
+
+def check_image_input(image_input: ImageInput) -> None:
+    """Check what an input of a bundle needs beyond the rules of `ImageInput`.
+
+    Raises:
+        ValueError: It is too large, or its means and deviations do not fit its channels.
+    """
+    if image_input.size > _MAX_IMAGE_SIZE:
+        raise ValueError(
+            f"image_input: size may be {_MAX_IMAGE_SIZE} pixels, got {image_input.size}"
+        )
+    if {len(image_input.mean), len(image_input.std)} != {image_input.channels}:
+        raise ValueError(
+            f"image_input: {image_input.channels} channels need as many means and deviations, "
+            f"got {len(image_input.mean)} and {len(image_input.std)}"
+        )
+    if min(image_input.std) <= 0:
+        raise ValueError(f"image_input: deviations must be above 0, got {min(image_input.std)}")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if abs(value) < float("inf") else _refuse_number(number)
+
+
+def _refuse_number(number: str) -> float:
+    raise BundleError(f"manifest.json: numbers must be finite, got {number[:20]}.")

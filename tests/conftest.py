@@ -1,0 +1,82 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ensembles.combination import Combination
+from ensembles.export import BundleContents, write_bundle
+from ensembles.inputs import ImageInput
+from ensembles.manifest import Figures, Provenance, ReportRecord
+from ensembles.members import Member
+from spaces.architecture import Architecture, Stage
+from spaces.networks.builders import build_network
+from spaces.task import Task
+
+WriteBundle = Callable[..., Path]
+
+
+@pytest.fixture
+def write_tiny_bundle(tmp_path: Path) -> WriteBundle:
+    """Return a function that writes a bundle of small networks with random weights."""
+
+    def make_member(trial: int, channels: int, n_classes: int) -> Member:
+        architecture = Architecture(
+            family="residual" if trial % 2 else "plain",
+            stem="convolution",
+            stem_width=4,
+            stages=(Stage(width=4 + trial, kernel_size=3, n_convolutions=2),),
+            pooling="max",
+            norm="batch",
+            activation="gelu",
+            head="max",
+            dropout=0.0,
+            initialization="he",
+            logit_scale=1.0,
+        )
+        task = Task(image_size=8, channels=channels, n_classes=n_classes)
+        with torch.random.fork_rng():
+            torch.manual_seed(trial)
+            network = build_network(architecture, task)
+        return Member(trial=trial, architecture=architecture, weights=network.state_dict())
+
+    def write(
+        name: str = "model",
+        *,
+        classes: tuple[str, ...] = ("cat", "dog", "owl"),
+        channels: int = 3,
+        weights: tuple[float, ...] = (0.25, 0.75),
+        overwrite: bool = False,
+    ) -> Path:
+        n_members = len(weights)
+        contents = BundleContents(
+            members=[make_member(trial, channels, len(classes)) for trial in range(n_members)],
+            combination=Combination(method="greedy", space="probability", weights=weights),
+            classes=classes,
+            image_input=ImageInput(
+                size=8, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels
+            ),
+            provenance=Provenance(
+                study="tiny", dataset="drawn", dataset_fingerprint="0" * 8, n_images={"train": 70}
+            ),
+            report=ReportRecord(
+                role="test",
+                n_images=100,
+                figures=(
+                    Figures(
+                        name="greedy",
+                        n_members=n_members,
+                        accuracy=0.875,
+                        accuracy_interval=(0.8, 0.93),
+                        log_loss=0.5,
+                        expected_calibration_error=0.02,
+                    ),
+                ),
+                verdict="Not distinguishable from the single model.",
+            ),
+        )
+        folder = tmp_path / name
+        write_bundle(folder, contents, overwrite=overwrite)
+        return folder
+
+    return write
