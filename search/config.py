@@ -1,0 +1,263 @@
+"""What a study is asked to do; flags, environment, TOML and the saved record share one model."""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from ensembles.inputs import Fit
+from search.durations import parse_duration
+from search.errors import ConfigError
+from search.narrowing import narrow
+from search.words import suggestion
+from spaces.space import SPACES, Space
+
+Sampler = Literal["tpe", "random", "grid", "gp", "cmaes", "nsga2"]
+Pruner = Literal["median", "none", "percentile", "sha", "hyperband"]
+Metric = Literal["log_loss", "accuracy", "balanced_accuracy", "macro_f1"]
+Preset = Literal["quick", "balanced", "best"]
+
+PRESETS: Mapping[Preset, Mapping[str, JsonValue]] = {
+    "quick": {"trials": 20, "epochs": 6, "space": "small"},
+    "balanced": {},
+    "best": {"trials": 300, "epochs": 40, "keep": 40},
+}
+ENVIRONMENT_PREFIX = "CONCERTINO_"
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+# What may change when a study goes on; everything else is the study, and is refused.
+CHANGEABLE = frozenset(
+    {"trials", "budget", "trial_timeout", "workers", "devices", "keep", "download", "data_root"}
+    | {"max_members", "preset"}
+)
+
+
+class StudyConfig(BaseModel):
+    """Everything that `run` may be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("", description="Name of the study; default: the name of the data.")
+    data: str = Field(
+        "digits",
+        description="digits (embedded), a folder of class folders, a CSV manifest, an .npz file, "
+        "or a torchvision name such as cifar10.",
+    )
+    trials: int = Field(100, ge=1, description="Finished trials that the study shall have.")
+    budget: str | None = Field(
+        None, description="Time for everything, ensemble included: 90s, 15m, 1h30m."
+    )
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Epochs of a trial; default: from the number of images, or from --budget.",
+    )
+    trial_timeout: str | None = Field(
+        None, description="Longest time of one trial; its best epoch is kept."
+    )
+    workers: int | None = Field(
+        None, ge=1, description="Worker processes; default: one per GPU, or one per CPU core."
+    )
+    devices: str = Field("auto", description="auto, cpu, or a list such as cuda:0,cuda:1.")
+    seed: int = Field(0, ge=0, description="Fixes the roles, the samples and the trainings.")
+    preset: Preset = Field("balanced", description="Defaults for a quick look or a long search.")
+    metric: Metric = Field("log_loss", description="What the search optimizes on the stop role.")
+    sampler: Sampler = Field("tpe", description="How new configurations are chosen.")
+    pruner: Pruner = Field("median", description="How weak trials are ended early.")
+    space: str = Field(
+        "auto", description="Space to search: default, digits, small; auto: by the data."
+    )
+    vary: dict[str, JsonValue] = Field(
+        {}, description="Narrow the space: --vary.flips none --vary.kernel_sizes 3,5."
+    )
+    image_size: int | None = Field(
+        None, ge=4, le=512, description="Side of the images in pixels; default: from the data."
+    )
+    fit: Fit = Field("crop", description="How a picture that is not square becomes one.")
+    limit_train: int | None = Field(
+        None, ge=2, description="Train on this many images at the most; other roles stay whole."
+    )
+    data_root: Path | None = Field(None, description="Where torchvision data sets lie.")
+    download: bool = Field(
+        default=False, description="Download a torchvision data set that is not there."
+    )
+    keep: int = Field(20, ge=1, description="Trials whose weights are kept.")
+    max_members: int = Field(5, ge=1, description="Members of an ensemble, at the most.")
+
+    @field_validator("budget", "trial_timeout")
+    @classmethod
+    def _check_duration(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_duration(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        if value and not re.fullmatch(NAME_PATTERN, value):
+            raise ValueError(
+                "a name has letters, digits, dots, dashes and underscores, 64 at the most, "
+                f"and starts with a letter or a digit; got {value!r}."
+            )
+        return value
+
+    @field_validator("space")
+    @classmethod
+    def _check_space(cls, value: str) -> str:
+        if value != "auto" and value not in SPACES:
+            raise ValueError(f"known spaces are auto, {', '.join(SPACES)}; got {value!r}.")
+        return value
+
+    @property
+    def study_name(self) -> str:
+        """Name of the study: as given, or made from the name of the data."""
+        if self.name:
+            return self.name
+        stem = Path(self.data).resolve().stem if Path(self.data).exists() else self.data
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "study"
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """`budget` in seconds."""
+        return None if self.budget is None else parse_duration(self.budget)
+
+    @property
+    def trial_timeout_seconds(self) -> float | None:
+        """`trial_timeout` in seconds."""
+        return None if self.trial_timeout is None else parse_duration(self.trial_timeout)
+
+    def chosen_space(self) -> Space:
+        """Return the space to search, narrowed as the user asked.
+
+        Raises:
+            ConfigError: `vary` names what no space has, or values that it does not take.
+        """
+        base = self.space
+        if base == "auto":
+            base = "digits" if self.data == "digits" else "default"
+        return narrow(SPACES[base], self.vary)
+
+    def replaced(self, **changes: object) -> Self:
+        """Return a checked copy with some fields changed."""
+        return type(self).model_validate({**self.model_dump(exclude_unset=True), **changes})
+
+
+def resolve_config(
+    flags: Mapping[str, object],
+    *,
+    file: Path | None = None,
+    studies: Path = Path("studies"),
+    environment: Mapping[str, str] | None = None,
+) -> StudyConfig:
+    """Combine what was said in all places: flag > environment > TOML > preset > default.
+
+    Args:
+        flags: Fields that were given on the command line, and nothing else.
+        file: A TOML file; default: `NAME.toml` in `studies`, if the study has a name and the
+            file is there.
+        studies: Folder of studies and their definitions.
+        environment: Where `CONCERTINO_TRIALS` and its like are looked up; default: `os.environ`.
+
+    Returns:
+        The checked configuration; `model_fields_set` holds what was said anywhere.
+
+    Raises:
+        ConfigError: An unknown key, a value that is not allowed, or a file that cannot be read.
+    """
+    said = _from_environment(os.environ if environment is None else environment)
+    said.update(flags)
+    source = file or _default_file(said.get("name"), studies)
+    written = _read_toml(source) if source else {}
+    merged = {**written, **said}
+    preset = merged.get("preset", "balanced")
+    if preset not in PRESETS:
+        raise ConfigError(f"preset: known presets are {', '.join(PRESETS)}; got {preset!r}.")
+    return validate_config(
+        {**PRESETS[preset], **merged},  # type: ignore[index]
+        source=str(source) if source and not said else "configuration",
+    )
+
+
+def validate_config(values: Mapping[str, object], *, source: str) -> StudyConfig:
+    """Check a configuration.
+
+    Args:
+        values: Fields by name.
+        source: What to name in an error.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: In one line: which key, what is wrong, what would be right.
+    """
+    try:
+        return StudyConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error)}") from error
+
+
+def continued(stored: StudyConfig, given: StudyConfig) -> StudyConfig:
+    """Return the configuration with which an existing study goes on.
+
+    Args:
+        stored: What the study was started with.
+        given: What is asked now; only what was said counts.
+
+    Returns:
+        The stored configuration with the changes that a study allows.
+
+    Raises:
+        ConfigError: Something is asked that would make it another study.
+    """
+    said = given.model_dump(exclude_unset=True)
+    for key, value in said.items():
+        if key not in CHANGEABLE | {"name"} and value != getattr(stored, key):
+            raise ConfigError(
+                f"study {stored.study_name!r} was started with {key} = {getattr(stored, key)!r}, "
+                f"got {value!r}; go on without it, or give the new search a --name of its own."
+            )
+    return stored.replaced(**{key: value for key, value in said.items() if key in CHANGEABLE})
+
+
+def explain(error: ValidationError) -> str:
+    """Return the first mistake as one line, with a suggestion for an unknown key."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{suggestion(key, StudyConfig.model_fields)}."
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if "got " in message else f", got {first['input']!r}"
+    return f"{key}: {message.rstrip('.')}{got}."
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    fields = StudyConfig.model_fields
+    said: dict[str, object] = {}
+    for variable, value in environment.items():
+        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and key in fields:
+            said[key] = json.loads(value) if key == "vary" else value
+    return said
+
+
+def _default_file(name: object, studies: Path) -> Path | None:
+    path = studies / f"{name}.toml" if isinstance(name, str) and name else None
+    return path if path and path.is_file() else None
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}.") from error

@@ -1,0 +1,82 @@
+"""What `status`, `best` and `list` say, as JSON values; every document has a `schema`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from filelock import FileLock, Timeout
+
+from ensembles.metrics import METRICS
+from search.errors import NothingToDoError, SearchError
+from search.paths import StudyPaths
+from search.study import Study, list_studies, load_study
+from search.trials import count_trials, ranked, trial_row
+
+SCHEMA = 1
+Document: TypeAlias = dict[str, Any]
+
+
+def status_document(study: Study) -> Document:
+    """Return how far a study is."""
+    trials = study.trials()
+    counts = count_trials(trials)
+    record = study.record
+    leaders = ranked(trials, rises=METRICS[record.config.metric].higher_is_better)
+    return {
+        "schema": SCHEMA,
+        "study": study.name,
+        "active": _is_active(study.paths),
+        "trials": record.config.trials,
+        "finished": counts.finished,
+        **asdict(counts),
+        "data": record.config.data,
+        "images": ", ".join(f"{role} {count:,}" for role, count in record.role_sizes.items()),
+        "classes": len(record.class_names),
+        "skipped": record.skipped,
+        "best": asdict(trial_row(leaders[0])) if leaders else None,
+        "verdict": _verdict(study.paths),
+    }
+
+
+def best_document(study: Study, top: int) -> Document:
+    """Return the best trials of a study, best first.
+
+    Raises:
+        NothingToDoError: No trial is complete yet.
+    """
+    leaders = study.leaders()[:top]
+    if not leaders:
+        raise NothingToDoError(f"study {study.name!r} has no complete trial yet.")
+    rows = [asdict(trial_row(trial)) for trial in leaders]
+    return {"schema": SCHEMA, "study": study.name, "trials": rows}
+
+
+def list_document(studies: Path) -> Document:
+    """Return all studies of a folder; one that cannot be read is named with its problem."""
+    rows: list[Document] = []
+    for paths in list_studies(studies):
+        try:
+            row = status_document(load_study(paths.name, studies=studies))
+        except SearchError as error:
+            row = {"study": paths.name, "problem": str(error)}
+        rows.append({"problem": None, **row})
+    return {"schema": SCHEMA, "studies": rows}
+
+
+def _is_active(paths: StudyPaths) -> bool:
+    """Tell whether a run works on the study: whether it holds the exclusive lock."""
+    lock = FileLock(paths.supervisor_lock)
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _verdict(paths: StudyPaths) -> str | None:
+    import json  # noqa: PLC0415
+
+    if not paths.ensemble.is_file():
+        return None
+    verdict = json.loads(paths.ensemble.read_text(encoding="utf-8")).get("verdict")
+    return verdict if isinstance(verdict, str) else None

@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM: the first one asks to stop, the second one ends at once."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class Interruption:
+    """Which signal came, if any."""
+
+    signal_number: int = 0
+
+    def __call__(self) -> bool:
+        """Tell whether somebody asked to stop."""
+        return self.signal_number != 0
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + self.signal_number
+
+
+@contextmanager
+def watched_signals() -> Iterator[Interruption]:
+    """Turn the first Ctrl-C or SIGTERM into a flag; the second one kills this process.
+
+    Workers notice the death of their parent and hand their trials back by themselves; what is
+    finished stays finished.
+    """
+    interruption = Interruption()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if interruption.signal_number:
+            os._exit(128 + number)
+        interruption.signal_number = number
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

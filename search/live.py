@@ -1,0 +1,125 @@
+"""The table that a user sees while a study runs, and the lines where there is no terminal."""
+
+from dataclasses import dataclass, field
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ensembles.metrics import METRICS
+from search.durations import format_duration
+from search.storage import FINISHED
+from search.supervisor import Snapshot
+from search.trials import count_trials, ranked, seconds_left, trial_row
+
+N_NEWEST = 6
+
+
+@dataclass
+class LiveView:
+    """Shows snapshots of a run: a live table on a terminal, one line for each trial elsewhere."""
+
+    console: Console
+    _live: Live | None = field(default=None, init=False)
+    _told: set[int] = field(default_factory=set, init=False)
+    _done_before: int | None = field(default=None, init=False)
+
+    def __enter__(self) -> "LiveView":
+        """Begin to draw."""
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the terminal as it was."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw one moment of the run."""
+        finished = [trial for trial in snapshot.trials if trial.state.is_finished()]
+        if self._done_before is None:
+            self._told = {trial.number for trial in finished}
+            self._done_before = sum(trial.state in FINISHED for trial in finished)
+        if self._live:
+            self._live.update(_table(snapshot, self._done_before))
+            return
+        for trial in finished:
+            if trial.number not in self._told:
+                self._told.add(trial.number)
+                self.console.print(_line(trial, len(self._told), snapshot), highlight=False)
+
+
+def _line(trial: FrozenTrial, n_told: int, snapshot: Snapshot) -> str:
+    row = trial_row(trial)
+    words = [f"[{n_told}/{snapshot.n_trials}] trial {row.number}: {row.state}"]
+    if row.log_loss is not None and row.accuracy is not None:
+        words.append(f"log-loss {row.log_loss:.4f}, accuracy {100 * row.accuracy:.2f} %")
+    if row.seconds is not None:
+        words.append(f"{row.seconds:.1f} s")
+    if row.ending:
+        words.append(row.ending)
+    return ", ".join(words)
+
+
+def _table(snapshot: Snapshot, done_before: int) -> RenderableType:
+    return Group(_headline(snapshot, done_before), _trials_table(snapshot))
+
+
+def _headline(snapshot: Snapshot, done_before: int) -> RenderableType:
+    counts = count_trials(snapshot.trials)
+    left = seconds_left(snapshot.trials, snapshot.n_trials, snapshot.seconds, done_before)
+    times = [left, snapshot.seconds_left] if snapshot.seconds_left is not None else [left]
+    known = [seconds for seconds in times if seconds is not None]
+    best = ranked(snapshot.trials, rises=METRICS[snapshot.record.config.metric].higher_is_better)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(
+        Text(snapshot.record.config.study_name, style="bold"),
+        ProgressBar(total=snapshot.n_trials, completed=counts.finished, width=30),
+        f"{counts.finished}/{snapshot.n_trials} trials",
+        f"{counts.pruned} pruned" + (f", {counts.failed} failed" if counts.failed else ""),
+        format_duration(snapshot.seconds),
+        f"about {format_duration(min(known))} left" if known else "",
+    )
+    if not best:
+        return grid
+    row = trial_row(best[0])
+    scores = f"log-loss {row.log_loss or 0:.4f}, accuracy {100 * (row.accuracy or 0):.2f} %"
+    return Group(grid, Text(f"best so far: trial {row.number}, {scores} on the stop role"))
+
+
+def _trials_table(snapshot: Snapshot) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("trial", "state", "round", "log-loss", "accuracy", "seconds", "slot", ""):
+        left = heading in ("state", "")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    finished = [trial for trial in snapshot.trials if trial.state.is_finished()]
+    finished.sort(key=lambda trial: (trial.datetime_complete is None, trial.datetime_complete))
+    running = [trial for trial in snapshot.trials if trial.state == TrialState.RUNNING]
+    for trial in finished[-N_NEWEST:] + running:
+        row = trial_row(trial)
+        reported = trial.intermediate_values
+        table.add_row(
+            str(row.number),
+            Text(row.state, style=_STYLES.get(row.state, "")),
+            f"{row.rounds}/{snapshot.record.plan.n_rounds}",
+            _number(row.log_loss, ".4f")
+            or (_number(reported[max(reported)], ".4f") if reported else ""),
+            _number(None if row.accuracy is None else 100 * row.accuracy, ".2f", " %"),
+            _number(row.seconds, ".1f"),
+            "" if row.slot is None else str(row.slot),
+            row.ending,
+        )
+    return table
+
+
+_STYLES = {"complete": "green", "pruned": "yellow", "fail": "red", "running": "cyan"}
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"

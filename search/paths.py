@@ -1,0 +1,122 @@
+"""The one module that knows the names of a study's files."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_STUDIES = Path("studies")
+
+
+@dataclass(frozen=True)
+class TrialPaths:
+    """The files of one trial."""
+
+    folder: Path
+
+    def predictions(self, role: str) -> Path:
+        """Log-probabilities for the images of one role, float16, (images, classes)."""
+        return self.folder / f"{role}.npy"
+
+    @property
+    def weights(self) -> Path:
+        """Weights of the best checkpoint; only for the trials that are kept."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Everything to go on from the last round; only while the trial is not finished."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def history(self) -> Path:
+        """Scores of each round, as JSON."""
+        return self.folder / "history.json"
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """The files of one study."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.folder.name
+
+    @property
+    def database(self) -> Path:
+        """Optuna's SQLite database: which trials there are, and which of them are finished."""
+        return self.folder / "study.db"
+
+    @property
+    def database_url(self) -> str:
+        """The database as Optuna and its dashboard take it."""
+        return f"sqlite:///{self.database}"
+
+    @property
+    def trial_lock(self) -> Path:
+        """Held while a trial is asked for or its state changes."""
+        return self.folder / "study.db.lock"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        """Held by the one `run` that works on the study."""
+        return self.folder / "supervisor.lock"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, for people; the study itself holds the same."""
+        return self.folder / "config.json"
+
+    @property
+    def roles(self) -> Path:
+        """Which image plays which role."""
+        return self.folder / "roles.npz"
+
+    @property
+    def log(self) -> Path:
+        """What happened, one JSON document a line."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def ensemble(self) -> Path:
+        """The newest ensemble and its report."""
+        return self.folder / "ensemble.json"
+
+    @property
+    def artifacts(self) -> Path:
+        """Small files that the dashboard shows."""
+        return self.folder / "artifacts"
+
+    def trial(self, trial_number: int) -> TrialPaths:
+        """Return the files of one trial."""
+        return TrialPaths(self.folder / "trials" / f"{trial_number:05d}")
+
+
+def cache_folder(studies: Path) -> Path:
+    """Return the folder of decoded images, shared by all studies."""
+    return studies / ".cache"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its place when the block ends well.
+
+    A file that exists under its own name is whole: it is written under another name in the same
+    folder, flushed to the disk and renamed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

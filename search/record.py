@@ -1,0 +1,75 @@
+"""What a study says of itself, stored in its database and checked when it goes on."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeAlias
+
+import optuna
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ensembles.inputs import ImageInput
+from search.config import StudyConfig
+from search.errors import StorageError
+from search.schedule import Plan
+from spaces.space import Space
+from spaces.task import Task
+
+ATTRIBUTE = "concertino"
+Sizes: TypeAlias = dict[str, int]
+
+
+class StudyRecord(BaseModel):
+    """Everything that is decided once, when a study is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    """Version of the package that made the study."""
+    config: StudyConfig
+    space: Space
+    space_fingerprint: str
+    task: Task
+    plan: Plan
+    image_input: ImageInput
+    class_names: tuple[str, ...]
+    store: Path
+    """Folder of the decoded images."""
+    data_fingerprint: str
+    role_sizes: Sizes
+    skipped: int
+    """Files that could not be read."""
+
+    def attributes(self) -> dict[str, object]:
+        """Return the study's user attributes: this record, and what people look for in it."""
+        return {
+            ATTRIBUTE: json.loads(self.model_dump_json()),
+            "data": self.config.data,
+            "images": ", ".join(f"{role} {count}" for role, count in self.role_sizes.items()),
+            "classes": len(self.class_names),
+            "seed": self.config.seed,
+        }
+
+
+def read_record(study: optuna.Study) -> StudyRecord:
+    """Read what a study says of itself.
+
+    Raises:
+        StorageError: It is not a study of this tool, or of a version that cannot be read.
+    """
+    stored = study.user_attrs.get(ATTRIBUTE)
+    if stored is None:
+        raise StorageError(
+            f"study {study.study_name!r} was not made by `python -m search run`: "
+            f"it has no attribute {ATTRIBUTE!r}."
+        )
+    try:
+        return StudyRecord.model_validate(stored)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StorageError(
+            f"study {study.study_name!r} was made by another version "
+            f"({stored.get('version', 'unknown')}, this is {version('concertino')}): "
+            f"{where}: {first['msg']}."
+        ) from error

@@ -1,0 +1,148 @@
+"""One run from beginning to end: make the study or go on with it, search, build the ensemble."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from search.config import StudyConfig, continued
+from search.devices import count_gpus, plan_slots
+from search.ensembling import EnsembleResult, build_ensemble
+from search.errors import SearchError
+from search.logs import log_to_file
+from search.paths import DEFAULT_STUDIES, StudyPaths
+from search.preparation import OnProgress, make_study
+from search.record import read_record
+from search.schedule import search_deadline
+from search.storage import open_study
+from search.study import Study
+from search.supervisor import SearchEnd, Snapshot, Supervisor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observer:
+    """What wants to know how a run goes, and may end it."""
+
+    on_change: Callable[[Snapshot], None] = lambda _: None
+    """Told a snapshot several times a second."""
+    on_decode: OnProgress | None = None
+    """Told how many images are decoded, of how many."""
+    stop_requested: Callable[[], bool] = lambda: False
+    """Asked several times a second; when true, running trials are handed back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What one `run` did."""
+
+    study: Study
+    end: SearchEnd
+    ensemble: EnsembleResult | None
+    """None when the run was interrupted or no trial finished."""
+    seconds: float
+
+
+def run_study(
+    config: StudyConfig,
+    *,
+    studies: Path = DEFAULT_STUDIES,
+    observer: Observer | None = None,
+) -> RunResult:
+    """Make a study or go on with it, run its trials, and build its ensemble.
+
+    A script that calls this needs the usual `if __name__ == "__main__":`, since workers are
+    processes.
+
+    Args:
+        config: What to search; of an existing study, only what may change is taken.
+        studies: Folder of studies.
+        observer: Who is told, and may end it.
+
+    Returns:
+        The study, how the search ended, and the ensemble.
+
+    Raises:
+        ConfigError: The configuration or the data cannot be used.
+        SearchError: Another run is on the study, or its trials fail again and again.
+    """
+    started = time.time()
+    observer = observer or Observer()
+    paths = StudyPaths(studies / config.study_name)
+    with _alone(paths), _logged(paths):
+        study = _made_or_continued(paths, config, studies, observer)
+        end = _search(study, started, observer)
+        ensemble = None
+        if not end.interrupted and any("log_loss" in trial.user_attrs for trial in study.trials()):
+            ensemble = build_ensemble(study)
+    return RunResult(study=study, end=end, ensemble=ensemble, seconds=time.time() - started)
+
+
+@contextmanager
+def _alone(paths: StudyPaths) -> Iterator[None]:
+    """Hold the study's exclusive lock, so that no second run works on it."""
+    new = not paths.folder.exists()
+    paths.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(paths.supervisor_lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SearchError(
+            f"another run is working on study {paths.name!r}; `python -m search status` shows "
+            "it, and --name starts another study."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if new and not paths.database.exists():
+            _remove_traces(paths)
+
+
+def _remove_traces(paths: StudyPaths) -> None:
+    """Leave nothing of a study that could not be made."""
+    for path in (paths.supervisor_lock, paths.trial_lock, paths.log, paths.roles, paths.config):
+        path.unlink(missing_ok=True)
+    if not any(paths.folder.iterdir()):
+        paths.folder.rmdir()
+
+
+@contextmanager
+def _logged(paths: StudyPaths) -> Iterator[None]:
+    handler = log_to_file(paths.log)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def _made_or_continued(
+    paths: StudyPaths, config: StudyConfig, studies: Path, observer: Observer
+) -> Study:
+    if not paths.database.is_file():
+        make_study(paths, config, studies, observer.on_decode)
+    study = open_study(paths)
+    record = read_record(study)
+    record = record.model_copy(update={"config": continued(record.config, config)})
+    for key, value in record.attributes().items():
+        study.set_user_attr(key, value)
+    return Study(paths=paths, record=record)
+
+
+def _search(study: Study, started: float, observer: Observer) -> SearchEnd:
+    config = study.record.config
+    slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
+    return Supervisor(
+        paths=study.paths,
+        record=study.record,
+        slots=slots,
+        deadline=search_deadline(config, started=started, n_workers=len(slots)),
+        on_change=observer.on_change,
+        stop_requested=observer.stop_requested,
+    ).run()

@@ -1,0 +1,74 @@
+"""Studies on the disk: finding them, opening them, reading their trials."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from ensembles.metrics import METRICS
+from search.errors import NothingToDoError
+from search.paths import DEFAULT_STUDIES, StudyPaths
+from search.record import StudyRecord, read_record
+from search.storage import open_study
+from search.trials import TrialCounts, count_trials, ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study on the disk."""
+
+    paths: StudyPaths
+    record: StudyRecord
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.paths.name
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials, by number."""
+        return open_study(self.paths).get_trials(deepcopy=False)
+
+    def counts(self) -> TrialCounts:
+        """Return how many trials are in which state."""
+        return count_trials(self.trials())
+
+    def leaders(self) -> list[FrozenTrial]:
+        """Return the complete trials, best first."""
+        rises = METRICS[self.record.config.metric].higher_is_better
+        return ranked(self.trials(), rises=rises)
+
+
+def load_study(name: str | None = None, *, studies: Path = DEFAULT_STUDIES) -> Study:
+    """Open a study that is there.
+
+    Args:
+        name: Its name; default: the one that was worked on last.
+        studies: Folder of studies.
+
+    Raises:
+        NothingToDoError: There is none, or none of that name.
+        StorageError: Its database cannot be read.
+    """
+    paths = StudyPaths(studies / name) if name else _newest(studies)
+    return Study(paths=paths, record=read_record(open_study(paths)))
+
+
+def list_studies(studies: Path = DEFAULT_STUDIES) -> list[StudyPaths]:
+    """Return the studies of a folder, the one that was worked on last first."""
+    found = [StudyPaths(path.parent) for path in studies.glob("*/study.db")]
+    return sorted(found, key=_worked_on, reverse=True)
+
+
+def _newest(studies: Path) -> StudyPaths:
+    found = list_studies(studies)
+    if not found:
+        raise NothingToDoError(
+            f"there is no study in {studies} yet; `python -m search run` makes one."
+        )
+    return found[0]
+
+
+def _worked_on(paths: StudyPaths) -> float:
+    files = (paths.database, paths.database.with_name(f"{paths.database.name}-wal"))
+    return max(file.stat().st_mtime for file in files if file.exists())

@@ -1,0 +1,51 @@
+"""One worker process, until it may import torch: what it is told, its environment, its signals."""
+
+import os
+import signal
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+from search.devices import Slot
+from search.logs import log_to_file
+from search.paths import StudyPaths
+from search.schedule import Deadline
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOrder:
+    """What a worker is told when it starts; nothing in it is open, so any start method will do."""
+
+    folder: Path
+    """Folder of the study."""
+    slot: Slot
+    n_trials: int
+    deadline: Deadline | None
+
+
+def work(order: WorkerOrder, stop: Event) -> None:
+    """Run trials until the study has enough, time is up, or `stop` is set.
+
+    The devices that the process may see are set before anything can touch CUDA; so torch is
+    imported here and not above.
+
+    Args:
+        order: Study and slot.
+        stop: Set by the supervisor; the running trial is handed back.
+    """
+    os.environ.update(order.slot.environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor gets it too, and sets `stop`
+    terminated: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
+    paths = StudyPaths(order.folder)
+    log_to_file(paths.log)
+    parent = parent_process()
+
+    def stopping() -> bool:
+        return bool(terminated) or stop.is_set() or (parent is not None and not parent.is_alive())
+
+    # Here and not above: it imports torch, which must not come before the environment.
+    from search.loop import run_trials  # noqa: PLC0415
+
+    run_trials(paths, order.slot, stopping, n_trials=order.n_trials, deadline=order.deadline)
