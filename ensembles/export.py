@@ -14,6 +14,8 @@ from ensembles.errors import BundleError
 from ensembles.folders import new_folder, write_file
 from ensembles.inputs import ImageInput
 from ensembles.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
     Manifest,
     MemberRecord,
     Provenance,
@@ -132,6 +134,8 @@ def _describe(
 ) -> Manifest:
     try:
         return Manifest(
+            format=FORMAT,
+            format_version=FORMAT_VERSION,
             created=datetime.now(UTC).replace(microsecond=0),
             tool_version=metadata.version("concertino"),
             classes=tuple(contents.classes),

@@ -20,6 +20,7 @@ from spaces.task import Task
 
 FORMAT: Literal["concertino-bundle"] = "concertino-bundle"
 FORMAT_VERSION: Literal[1] = 1
+_SIGNS = (("format",), ("format_version",))
 MAX_MEMBERS = 100
 MAX_FILE_BYTES = 4 * 1024**3
 """Of one member's weights: a thousand million of them in float32."""
@@ -110,8 +111,8 @@ class Provenance(_Record):
 class Manifest(_Record):
     """All that a bundle says about itself."""
 
-    format: Literal["concertino-bundle"] = FORMAT
-    format_version: Literal[1] = FORMAT_VERSION
+    format: Literal["concertino-bundle"]
+    format_version: Literal[1]
     created: AwareDatetime
     tool_version: str
     classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=_MAX_CLASSES)]
@@ -181,18 +182,15 @@ def manifest_from_text(text: str | bytes) -> Manifest:
 def first_problem(error: ValidationError) -> str:
     """Return, in one line, where a manifest is wrong and how."""
     problems = error.errors(include_url=False)
-    for problem in problems:
-        if problem["loc"] in (("format",), ("format_version",)):
-            return (
-                f"{problem['loc'][0]}: {problem['msg']}, got {str(problem['input'])[:60]!r}; "
-                "it is not a bundle, or a later version of Concertino wrote it"
-            )
-    first = problems[0]
+    unknown = [problem for problem in problems if problem["loc"] in _SIGNS]
+    first = (unknown or problems)[0]
     where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] in ("missing", "json_invalid", "value_error"):
-        return f"{where}: {message}" if where else message
-    return f"{where}: {message}, got {repr(first['input'])[:60]}"
+    line = f"{where}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+    if first["type"] not in ("missing", "json_invalid", "value_error"):
+        line += f", got {repr(first['input'])[:60]}"
+    if unknown:
+        line += "; it is not a bundle, or a later version of Concertino wrote it"
+    return line
 
 
 def check_image_input(image_input: ImageInput) -> None:

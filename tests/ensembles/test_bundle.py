@@ -1,0 +1,288 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from ensembles.bundle import load_bundle
+from ensembles.errors import BundleError
+from ensembles.images import ImageError
+
+WriteBundle = Callable[..., Path]
+Change = Callable[[Path], object]
+
+
+def make_pictures(n_pictures: int, size: int = 8) -> list[np.ndarray]:
+    generator = np.random.default_rng(1)
+    return list(generator.integers(0, 256, (n_pictures, size, size, 3), dtype=np.uint8))
+
+
+def reseal(folder: Path, name: str) -> None:
+    """Write the size and hash of a changed file into the manifest, as a forger would."""
+    content = (folder / name).read_bytes()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for record in [*manifest["members"], manifest["self_test"]]:
+        if record["file"] == name:
+            record["n_bytes"] = len(content)
+            record["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def change_tensors(folder: Path, name: str, **changes: torch.Tensor | None) -> None:
+    tensors = safetensors.torch.load((folder / name).read_bytes())
+    for key, value in changes.items():
+        if value is None:
+            del tensors[key]
+        else:
+            tensors[key] = value
+    (folder / name).write_bytes(safetensors.torch.save(tensors))
+    reseal(folder, name)
+
+
+def test_probabilities_sum_to_one_and_follow_the_weights(write_tiny_bundle: WriteBundle) -> None:
+    pictures = make_pictures(4)
+    first = load_bundle(write_tiny_bundle("first", weights=(1.0,)))
+    both = load_bundle(write_tiny_bundle("both", weights=(0.25, 0.75)))
+    last = load_bundle(write_tiny_bundle("last", weights=(0.0, 1.0)))
+
+    expected = 0.25 * first.predict(pictures) + 0.75 * last.predict(pictures)
+
+    np.testing.assert_allclose(both.predict(pictures), expected, atol=1e-6)
+    np.testing.assert_allclose(expected.sum(axis=1), 1.0, atol=1e-6)
+
+
+def test_a_file_its_bytes_and_its_pixels_give_the_same(
+    tmp_path: Path, write_tiny_bundle: WriteBundle
+) -> None:
+    bundle = load_bundle(write_tiny_bundle())
+    pixels = make_pictures(1, size=20)[0]
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+
+    file = tmp_path / "a.png"
+    rows = bundle.predict([pixels, Image.fromarray(pixels), file, str(file), file.read_bytes()])
+
+    np.testing.assert_allclose(rows, np.repeat(rows[:1], 5, axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 7])
+def test_order_and_values_do_not_depend_on_the_batches(
+    write_tiny_bundle: WriteBundle, batch_size: int
+) -> None:
+    bundle = load_bundle(write_tiny_bundle())
+    pictures = make_pictures(5)
+
+    rows = bundle.predict(iter(pictures), batch_size=batch_size)
+
+    np.testing.assert_allclose(rows, bundle.predict(pictures), atol=1e-6)
+
+
+def test_no_pictures_give_no_rows(write_tiny_bundle: WriteBundle) -> None:
+    assert load_bundle(write_tiny_bundle()).predict([]).shape == (0, 3)
+
+
+def test_a_picture_that_cannot_be_read_does_not_stop_the_rest(
+    tmp_path: Path, write_tiny_bundle: WriteBundle
+) -> None:
+    bundle = load_bundle(write_tiny_bundle())
+    good = make_pictures(2)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+
+    results = list(bundle.predict_each([good[0], tmp_path / "bad.png", good[1]]))
+
+    assert [bool(result.problem) for result in results] == [False, True, False]
+    assert results[1].log_probabilities is None
+    np.testing.assert_allclose(
+        [results[0].probabilities, results[2].probabilities], bundle.predict(good), atol=1e-6
+    )
+    with pytest.raises(ImageError, match=r"bad\.png: not a picture"):
+        bundle.predict([tmp_path / "bad.png"])
+
+
+def test_pixels_that_are_no_picture_are_named_by_their_type(
+    write_tiny_bundle: WriteBundle,
+) -> None:
+    with pytest.raises(ImageError, match="ndarray: an array of pixels must be uint8"):
+        load_bundle(write_tiny_bundle()).predict([np.zeros((8, 8, 3))])
+
+
+def test_large_inputs_run_in_smaller_batches(write_tiny_bundle: WriteBundle) -> None:
+    assert load_bundle(write_tiny_bundle()).default_batch_size == 500
+
+
+def test_members_run_without_gradients_and_in_eval_mode(write_tiny_bundle: WriteBundle) -> None:
+    bundle = load_bundle(write_tiny_bundle())
+
+    for network in bundle.predictor.networks:
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        assert not any(value.is_meta for value in network.state_dict().values())
+
+
+@pytest.mark.slow
+def test_a_moved_bundle_predicts_the_same_in_a_fresh_process_without_optuna(
+    tmp_path: Path, write_tiny_bundle: WriteBundle
+) -> None:
+    folder = write_tiny_bundle()
+    pictures = make_pictures(3)
+    np.save(tmp_path / "pictures.npy", np.stack(pictures))
+    np.save(tmp_path / "expected.npy", load_bundle(folder).predict(pictures))
+    (tmp_path / "elsewhere").mkdir()
+    folder.rename(tmp_path / "elsewhere" / "moved")
+    code = (
+        "import sys, numpy\n"
+        "from ensembles.bundle import load_bundle\n"
+        "rows = load_bundle('elsewhere/moved').predict(list(numpy.load('pictures.npy')))\n"
+        "assert numpy.abs(rows - numpy.load('expected.npy')).max() < 1e-5\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "assert not loaded & {'optuna', 'sklearn', 'search', 'pickle5'}, loaded\n"
+    )
+    root = Path(__file__).parents[2]
+
+    outcome = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def _flip_a_byte(folder: Path) -> None:
+    path = folder / "members/00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _link_a_member(folder: Path) -> None:
+    path = folder / "members/00001.safetensors"
+    path.rename(folder.parent / "outside")
+    path.symlink_to(folder.parent / "outside")
+
+
+def _link_all_members(folder: Path) -> None:
+    (folder / "members").rename(folder.parent / "outside")
+    (folder / "members").symlink_to(folder.parent / "outside")
+
+
+def _circle(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").symlink_to(folder / "manifest.json")
+
+
+def _pipe(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+
+
+def _pickle(folder: Path) -> None:
+    name = "members/00001.safetensors"
+    (folder / name).write_bytes(b"\x80\x04cos\nsystem\n")
+    reseal(folder, name)
+
+
+def _huge_manifest(folder: Path) -> None:
+    os.truncate(folder / "manifest.json", 2**30)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda folder: (folder / "self_test.safetensors").unlink(), "self_test.* is missing"),
+        (
+            lambda folder: (folder / "members/00001.safetensors").unlink(),
+            r"members/00001.safetensors is missing",
+        ),
+        (
+            lambda folder: os.truncate(folder / "members/00001.safetensors", 100),
+            "has 100 bytes instead of",
+        ),
+        (
+            lambda folder: os.truncate(folder / "members/00001.safetensors", 10**6),
+            "is larger than",
+        ),
+        (_flip_a_byte, "was changed: its SHA-256"),
+        (_link_a_member, "is a link or not a plain file"),
+        (_link_all_members, "is a link or not a plain file"),
+        (_circle, r"manifest.json (cannot be read|is a link)"),
+        (_pipe, "is a link or not a plain file"),
+        (_pickle, "is not a safetensors file"),
+        (_huge_manifest, "manifest.json is larger than"),
+    ],
+)
+def test_a_bundle_that_is_not_whole_is_refused_in_one_line(
+    write_tiny_bundle: WriteBundle, change: Change, problem: str
+) -> None:
+    folder = write_tiny_bundle()
+    change(folder)
+
+    with pytest.raises(BundleError, match=problem) as caught:
+        load_bundle(folder)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="nowhere is not a bundle: no such folder"):
+        load_bundle(tmp_path / "nowhere")
+
+
+def test_a_bundle_may_be_reached_through_a_link(
+    tmp_path: Path, write_tiny_bundle: WriteBundle
+) -> None:
+    (tmp_path / "latest").symlink_to(write_tiny_bundle())
+
+    assert load_bundle(tmp_path / "latest").classes == ("cat", "dog", "owl")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"linear.weight": None}, r"does not fit its architecture: linear.weight"),
+        ({"extra": torch.zeros(1)}, "does not fit its architecture: extra"),
+        ({"linear.weight": torch.zeros(3, 6)}, r"must be torch.float32 \(3, 5\), got .* \(3, 6\)"),
+        (
+            {"linear.weight": torch.zeros(3, 5, dtype=torch.float64)},
+            r"must be torch.float32 \(3, 5\), got torch.float64",
+        ),
+        ({"linear.weight": torch.zeros(3, 5)}, "fails its self-test: .* differ by"),
+        ({"linear.weight": torch.full((3, 5), torch.nan)}, "fails its self-test: .* by nan"),
+    ],
+)
+def test_forged_weights_are_refused(
+    write_tiny_bundle: WriteBundle, changes: dict[str, torch.Tensor | None], problem: str
+) -> None:
+    folder = write_tiny_bundle()
+    change_tensors(folder, "members/00001.safetensors", **changes)
+
+    with pytest.raises(BundleError, match=problem):
+        load_bundle(folder)
+
+
+def test_the_self_test_can_be_left_out(write_tiny_bundle: WriteBundle) -> None:
+    folder = write_tiny_bundle()
+    change_tensors(folder, "self_test.safetensors", probabilities=torch.zeros(3, 3))
+
+    assert load_bundle(folder, check=False).classes == ("cat", "dog", "owl")
+    with pytest.raises(BundleError, match="fails its self-test"):
+        load_bundle(folder)
+
+
+def test_a_self_test_of_another_shape_is_refused(write_tiny_bundle: WriteBundle) -> None:
+    folder = write_tiny_bundle()
+    change_tensors(folder, "self_test.safetensors", images=torch.zeros(3, 4, 4, 3))
+
+    with pytest.raises(BundleError, match=r"images must be torch.uint8"):
+        load_bundle(folder)
