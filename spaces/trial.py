@@ -1,11 +1,12 @@
 """What a space may ask of a trial."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 Value: TypeAlias = bool | int | float | str
 
 
+@runtime_checkable
 class Trial(Protocol):
     """The three methods of `optuna.Trial` that a space calls; Optuna itself is not needed."""
 
