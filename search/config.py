@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
@@ -145,9 +145,9 @@ class StudyConfig(BaseModel):
             base = "digits" if self.data == "digits" else "default"
         return narrow(SPACES[base], self.vary)
 
-    def replaced(self, **changes: object) -> Self:
+    def replaced(self, **changes: object) -> "StudyConfig":
         """Return a checked copy with some fields changed."""
-        return type(self).model_validate({**self.model_dump(exclude_unset=True), **changes})
+        return StudyConfig.model_validate({**self.model_dump(exclude_unset=True), **changes})
 
 
 def resolve_config(

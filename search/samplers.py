@@ -110,7 +110,7 @@ def make_sampler(name: Sampler, *, seed: int, space: Space, task: Task) -> BaseS
     makers: Mapping[Sampler, Callable[[int], BaseSampler]] = {
         "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=N_STARTUP_TRIALS),
         "random": lambda seed: RandomSampler(seed=seed),
-        "grid": lambda seed: GridSampler(grid, seed=seed),
+        "grid": lambda _: GridSampler(grid, seed=seed),  # its seed orders the points it counts
         "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=N_STARTUP_TRIALS),
         "cmaes": lambda seed: CmaEsSampler(seed=seed, warn_independent_sampling=False),
         "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
