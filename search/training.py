@@ -1,0 +1,332 @@
+"""The training loop: a recipe and images in, a network after each round out.
+
+It knows neither Optuna nor files. Everything random comes from the seed: draws of its own from a
+generator, the network's dropout from torch's global one, whose state the loop keeps to itself
+between rounds. So a training does not depend on what its caller does in between, nor on how many
+rounds it is cut into, and one that goes on from a saved state equals an unbroken one bit for bit
+(on the same device, with one CPU thread).
+
+The last partial batch of an epoch is dropped, so that shapes never change; the next epoch is
+shuffled anew, so every image has the same chance.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from spaces.mixing import MixedBatch, mix
+from spaces.networks.blocks import WhiteningConvolution
+from spaces.networks.builders import build_network
+from spaces.networks.initialization import initialize, whiten
+from spaces.optimization import (
+    build_average,
+    build_optimizer,
+    learning_rate_factor,
+    set_learning_rate,
+)
+from spaces.recipe import Recipe
+from spaces.task import Task
+from spaces.transforms import augment, crop, draw_flips, normalize
+
+_WHITENING_IMAGES = 5000
+_WHITENING_VALUES = 1 << 24
+_STEM_TRAINS_FOR = 0.3
+"""Share of the steps after which the bias of a whitening stem is frozen too (Jordan 2024)."""
+
+
+class Diverged(Exception):  # noqa: N818
+    """A loss or a weight is not finite any more."""
+
+
+class Interrupted(Exception):  # noqa: N818
+    """The caller wants the training to end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingImages:
+    """Images, labels and which of them to train on, all on the device that computes."""
+
+    images: UInt8[Tensor, "n padded padded c"]
+    """Pixels of all images, `pad` pixels of reflection around each."""
+    labels: Int64[Tensor, " n"]
+    rows: Int64[Tensor, " rows"]
+    """The images to train on."""
+    pad: int
+    mean: tuple[float, ...]
+    """Of each channel, for pixels from 0 to 1."""
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What a training has reached at the end of a round."""
+
+    number: int
+    """Counted from 1."""
+    network: nn.Module
+    """In `eval()` mode, with the weights to evaluate and keep; the same object in each round."""
+    train_loss: float
+    """Mean over the steps of the round, of the loss that is trained on."""
+    images_seen: int
+    """Since the training began, counted with repeats."""
+    seconds: float
+    """Spent on training since it began."""
+    state: Callable[[], dict[str, object]]
+    """Copies everything needed to go on from here; call it before the next round begins."""
+
+
+def n_steps_per_epoch(n_images: int, batch_size: int) -> int:
+    """Return the whole batches in an epoch; a batch holds at most all images."""
+    return n_images // min(batch_size, n_images)
+
+
+def train(  # noqa: PLR0913
+    recipe: Recipe,
+    task: Task,
+    images: TrainingImages,
+    *,
+    n_steps: int,
+    n_rounds: int,
+    seed: int,
+    autocast_dtype: torch.dtype | None,
+    resume: Mapping[str, Any] | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Iterator[Round]:
+    """Train a network from the start, or from a saved state, to the end of its schedule.
+
+    Args:
+        recipe: Network, optimizer and augmentation.
+        task: Shape of the problem.
+        images: What to train on; their device computes.
+        n_steps: Length of the schedule, which always anneals to its end.
+        n_rounds: How often to report, evenly over the steps; at most once a step.
+        seed: Of everything random.
+        autocast_dtype: Lower precision for forward and backward passes, or None for float32.
+        resume: What `Round.state` returned in a training with the same other arguments; only
+            `n_rounds` may differ if the state's step ends a round in both.
+        interrupted: Asked before every step.
+
+    Yields:
+        Each round at its end, those of `resume` left out.
+
+    Raises:
+        Diverged: The loss or the weights are not finite at the end of a round.
+        Interrupted: `interrupted` said so.
+    """
+    began = time.perf_counter()
+    n_rounds = min(n_rounds, n_steps)
+    ends = [math.ceil(n_steps * number / n_rounds) for number in range(1, n_rounds + 1)]
+    training = _Training(recipe, task, images, n_steps, seed, autocast_dtype)
+    if resume is not None:
+        training.load(resume)
+    training.seconds += time.perf_counter() - began
+    for number, end in enumerate(ends, start=1):
+        if end <= training.n_steps_done:
+            continue
+        began = time.perf_counter()
+        train_loss = training.run_to(end, interrupted)
+        training.seconds += time.perf_counter() - began
+        yield Round(
+            number=number,
+            network=training.evaluated.eval(),
+            train_loss=train_loss,
+            images_seen=training.n_steps_done * training.batch_size,
+            seconds=training.seconds,
+            state=training.state,
+        )
+
+
+class _Training:
+    """Everything that changes in the course of one training."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        images: TrainingImages,
+        n_steps: int,
+        seed: int,
+        autocast_dtype: torch.dtype | None,
+    ) -> None:
+        self._recipe, self._task, self._images = recipe, task, images
+        self._n_steps, self._autocast_dtype = n_steps, autocast_dtype
+        self._device = images.images.device
+        self.batch_size = min(recipe.optimizer.batch_size, len(images.rows))
+        self._per_epoch = n_steps_per_epoch(len(images.rows), self.batch_size)
+        torch.manual_seed(seed)
+        self._generator = Generator().manual_seed(seed)
+        self._sides = torch.rand(len(images.images), generator=self._generator) < 0.5
+        self._network = _start_network(recipe, task, images, self._generator)
+        self._optimizer = build_optimizer(self._network, recipe.optimizer)
+        self._average = build_average(recipe.optimizer.averaging, self._network, n_steps=n_steps)
+        self._scaler = torch.amp.GradScaler(
+            self._device.type, enabled=autocast_dtype == torch.float16
+        )
+        self._rows, self._order = images.rows.cpu(), images.rows.cpu()
+        self._shift = round(recipe.augmentation.crop * task.image_size)
+        self._stem_freezes_at = math.ceil(_STEM_TRAINS_FOR * n_steps)
+        self._random = _get_global_random(self._device)
+        self.n_steps_done = 0
+        self.seconds = 0.0
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network with the weights to evaluate: the average, if there is one."""
+        return self._network if self._average is None else self._average.network
+
+    def run_to(self, n_steps: int, interrupted: Callable[[], bool]) -> float:
+        """Train until `n_steps` are done, and return the mean loss."""
+        _set_global_random(self._random, self._device)
+        self._network.train()
+        first = self.n_steps_done
+        total_loss = torch.zeros((), device=self._device)
+        while self.n_steps_done < n_steps:
+            if interrupted():
+                raise Interrupted(f"after {self.n_steps_done} of {self._n_steps} steps")
+            total_loss += self._step()
+        self._random = _get_global_random(self._device)
+        train_loss = total_loss.item() / (n_steps - first)
+        if not (math.isfinite(train_loss) and _is_finite(self.evaluated)):
+            raise Diverged(f"mean loss {train_loss} in steps {first + 1} to {n_steps}")
+        return train_loss
+
+    def state(self) -> dict[str, object]:
+        """Copy everything needed to go on: tensors, numbers and dicts of them."""
+        state = {
+            "n_steps_done": self.n_steps_done,
+            "seconds": self.seconds,
+            "network": self._network.state_dict(),
+            "average": None if self._average is None else self._average.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "generator": self._generator.get_state(),
+            "random": self._random,
+            "order": self._order,
+        }
+        return copy.deepcopy(state)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state; its tensors may be on any device."""
+        self.n_steps_done, self.seconds = state["n_steps_done"], state["seconds"]
+        self._network.load_state_dict(state["network"])
+        if self._average is not None:
+            self._average.network.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self._generator.set_state(state["generator"].cpu())
+        self._random = {kind: random.cpu() for kind, random in state["random"].items()}
+        self._order = state["order"].cpu()
+        if self.n_steps_done > self._stem_freezes_at:
+            _freeze_stem(self._network)
+
+    def _step(self) -> Tensor:
+        """Train on one batch, and return its loss without waiting for it."""
+        progress = self.n_steps_done / self._n_steps
+        set_learning_rate(self._optimizer, learning_rate_factor(self._recipe.optimizer, progress))
+        if self.n_steps_done == self._stem_freezes_at:
+            _freeze_stem(self._network)
+        loss = self._loss(self._next_batch())
+        self._optimizer.zero_grad()
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self.n_steps_done += 1
+        if self._average is not None:
+            self._average.update(self.n_steps_done)
+        return loss.detach()
+
+    def _next_batch(self) -> MixedBatch:
+        """Choose, vary and mix the images of the next step."""
+        images, augmentation, generator = self._images, self._recipe.augmentation, self._generator
+        epoch, number = divmod(self.n_steps_done, self._per_epoch)
+        if number == 0:
+            self._order = self._rows[torch.randperm(len(self._rows), generator=generator)]
+        rows = self._order[number * self.batch_size : (number + 1) * self.batch_size]
+        mirrored = draw_flips(
+            augmentation.flip, self._sides[rows], epoch=epoch, generator=generator
+        )
+        rows = rows.to(self._device, non_blocking=True)
+        pixels = crop(
+            images.images,
+            rows,
+            mirrored,
+            pad=images.pad,
+            shift=self._shift,
+            generator=generator,
+        )
+        varied = augment(
+            pixels, augmentation, mean=images.mean, std=images.std, generator=generator
+        )
+        return mix(varied, images.labels[rows], augmentation, generator)
+
+    def _loss(self, batch: MixedBatch) -> Tensor:
+        """Return the mean loss of a batch, its targets smoothed and mixed."""
+        with torch.autocast(
+            self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
+        ):
+            logits = self._network(batch.images)
+        smoothing = self._recipe.optimizer.label_smoothing
+        losses = [
+            F.cross_entropy(logits.float(), labels, label_smoothing=smoothing) * share
+            for labels, share in (
+                (batch.labels, batch.share),
+                (batch.other_labels, 1 - batch.share),
+            )
+            if share > 0
+        ]
+        return torch.stack(losses).sum()
+
+
+def _start_network(
+    recipe: Recipe, task: Task, images: TrainingImages, generator: Generator
+) -> nn.Module:
+    """Build the network on its device, with the weights that it starts from."""
+    network = build_network(recipe.architecture, task)
+    initialize(network, recipe.architecture, generator)
+    network.to(images.images.device).to(memory_format=torch.channels_last)
+    if recipe.architecture.stem == "whitening":
+        values_each = task.image_size**2 * task.channels
+        n = min(len(images.rows), _WHITENING_IMAGES, max(1, _WHITENING_VALUES // values_each))
+        chosen = torch.randperm(len(images.rows), generator=generator)[:n]
+        inside = slice(images.pad, images.pad + task.image_size)
+        pixels = images.images[images.rows[chosen.to(images.rows.device)]][:, inside, inside]
+        whiten(network, normalize(pixels, images.mean, images.std))
+    return network
+
+
+def _freeze_stem(network: nn.Module) -> None:
+    """Stop training the bias of a whitening stem; the backward pass then ends above it."""
+    for module in network.modules():
+        if isinstance(module, WhiteningConvolution) and module.bias is not None:
+            module.bias.requires_grad_(False)  # noqa: FBT003
+            module.bias.grad = None
+
+
+@torch.no_grad()
+def _is_finite(network: nn.Module) -> bool:
+    """Return whether no weight and no statistic is infinite or not a number."""
+    tensors = [*network.parameters(), *network.buffers()]
+    sums = [tensor.double().sum() for tensor in tensors]
+    return bool(torch.stack(sums).isfinite().all())
+
+
+def _get_global_random(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of torch's global generators that a network may draw from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_global_random(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

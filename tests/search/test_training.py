@@ -1,0 +1,314 @@
+import gc
+import io
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from search.training import (
+    Diverged,
+    Interrupted,
+    Round,
+    TrainingImages,
+    n_steps_per_epoch,
+    train,
+)
+from spaces.architecture import Architecture, Stage
+from spaces.augmentation import Augmentation
+from spaces.networks.blocks import WhiteningConvolution
+from spaces.optimizer import Optimizer
+from spaces.recipe import Recipe
+from spaces.task import Task
+from spaces.transforms import normalize, pad_images
+
+TASK = Task(image_size=8, channels=1, n_classes=3)
+PLAIN = Recipe(
+    architecture=Architecture(
+        family="plain",
+        stem="whitening",
+        stem_width=8,
+        stages=(Stage(width=8, kernel_size=3, n_convolutions=1),) * 2,
+        pooling="max",
+        norm="batch",
+        activation="relu",
+        head="max",
+        dropout=0.0,
+        initialization="identity",
+        logit_scale=0.25,
+    ),
+    optimizer=Optimizer(
+        name="sgd",
+        learning_rate=0.5,
+        momentum=0.85,
+        nesterov=True,
+        weight_decay=0.001,
+        norm_bias_factor=8.0,
+        schedule="linear",
+        warmup=0.2,
+        batch_size=16,
+        label_smoothing=0.1,
+        averaging="none",
+    ),
+    augmentation=Augmentation(
+        flip="none",
+        crop=0.125,
+        rotation=0.0,
+        scale=0.0,
+        shear=0.0,
+        jitter=0.0,
+        erasing=0.0,
+        policy="none",
+        mixing="none",
+        mixing_alpha=1.0,
+    ),
+)
+AVERAGES: dict[str, Recipe] = {
+    "sgd, lookahead, dropout, cutmix, alternating flips": Recipe(
+        architecture=replace(PLAIN.architecture, dropout=0.3),
+        optimizer=replace(PLAIN.optimizer, averaging="lookahead"),
+        augmentation=replace(PLAIN.augmentation, flip="alternating", mixing="cutmix"),
+    ),
+    "adamw, ema, cosine, trivial": Recipe(
+        architecture=replace(PLAIN.architecture, stem="convolution", norm="group"),
+        optimizer=replace(
+            PLAIN.optimizer,
+            name="adamw",
+            learning_rate=0.01,
+            averaging="ema",
+            schedule="cosine",
+        ),
+        augmentation=replace(PLAIN.augmentation, flip="random", policy="trivial", jitter=0.2),
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def bars(n: int = 60) -> TrainingImages:
+    """Noisy images of three classes: a bright bar at the top, in the middle or at the bottom."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % 3
+    images = torch.randint(100, (n, 8, 8, 1), generator=generator)
+    for label, top in enumerate((0, 3, 6)):
+        images[labels == label, top : top + 2] += 120
+    return TrainingImages(
+        images=pad_images(images.to(torch.uint8), 2),
+        labels=labels,
+        rows=torch.arange(n),
+        pad=2,
+        mean=(0.3,),
+        std=(0.25,),
+    )
+
+
+def run(recipe: Recipe, images: TrainingImages | None = None, **changes: Any) -> Iterator[Round]:
+    settings: dict[str, Any] = {
+        "n_steps": 20,
+        "n_rounds": 4,
+        "seed": 1,
+        "autocast_dtype": None,
+        **changes,
+    }
+    return train(recipe, TASK, bars() if images is None else images, **settings)
+
+
+def weights_of(finished: Round) -> list[Tensor]:
+    return [tensor.clone() for tensor in finished.network.state_dict().values()]
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+
+
+def through_a_file(state: dict[str, object]) -> dict[str, object]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, object] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def accuracy(finished: Round, images: TrainingImages) -> float:
+    with torch.no_grad():
+        logits = finished.network(normalize(images.images[:, 2:-2, 2:-2], (0.3,), (0.25,)))
+    return float((logits.argmax(1) == images.labels).float().mean())
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, *AVERAGES.values()], ids=["plain", *AVERAGES])
+def test_an_easy_task_is_learnt(recipe: Recipe) -> None:
+    images = bars()
+
+    *_, last = run(recipe, images, n_steps=90)
+
+    assert accuracy(last, images) > 0.9
+
+
+def test_only_the_chosen_rows_are_trained_on() -> None:
+    images = bars()
+    wrong = images.labels.clone()
+    wrong[30:] = 0
+
+    *_, last = run(PLAIN, replace(images, labels=wrong, rows=torch.arange(30)))
+    *_, expected = run(PLAIN, replace(images, rows=torch.arange(30)))
+
+    assert same(weights_of(last), weights_of(expected))
+
+
+def test_rounds_end_evenly_over_the_schedule_the_last_at_its_end() -> None:
+    rounds = list(run(PLAIN, n_steps=10, n_rounds=4))
+
+    # Ends at ceil(10 r / 4) steps of 16 images.
+    assert [finished.number for finished in rounds] == [1, 2, 3, 4]
+    assert [finished.images_seen for finished in rounds] == [48, 80, 128, 160]
+    assert all(not finished.network.training for finished in rounds)
+    assert len({id(finished.network) for finished in rounds}) == 1
+    assert rounds[0].seconds < rounds[3].seconds
+
+
+def test_there_are_no_more_rounds_than_steps() -> None:
+    assert len(list(run(PLAIN, n_steps=3, n_rounds=10))) == 3
+
+
+def test_a_batch_holds_at_most_all_images_and_partial_batches_are_dropped() -> None:
+    huge = replace(PLAIN, optimizer=replace(PLAIN.optimizer, batch_size=1000))
+
+    (only,) = run(huge, n_steps=2, n_rounds=1)
+
+    assert only.images_seen == 2 * 60
+    assert n_steps_per_epoch(60, 1000) == 1
+    assert n_steps_per_epoch(60, 16) == 3
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(name: str) -> None:
+    unbroken, states = [], []
+    for finished in run(AVERAGES[name]):
+        unbroken.append((weights_of(finished), finished.train_loss, finished.images_seen))
+        states.append(through_a_file(finished.state()))
+
+    for number, state in enumerate(states[:-1], start=1):
+        torch.manual_seed(999)
+        resumed = list(run(AVERAGES[name], resume=state))
+
+        assert [finished.number for finished in resumed] == list(range(number + 1, 5))
+        last_weights, last_loss, last_seen = unbroken[-1]
+        assert same(weights_of(resumed[-1]), last_weights)
+        assert resumed[-1].train_loss == last_loss
+        assert resumed[-1].images_seen == last_seen
+        assert resumed[-1].seconds > resumed[0].seconds or len(resumed) == 1
+
+
+def test_a_finished_training_has_nothing_to_resume() -> None:
+    *_, last = run(PLAIN)
+
+    assert list(run(PLAIN, resume=last.state())) == []
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_neither_rounds_nor_what_happens_between_them_change_the_training(name: str) -> None:
+    *_, expected = run(AVERAGES[name], n_rounds=1)
+
+    weights: list[Tensor] = []
+    for finished in run(AVERAGES[name], n_rounds=5):
+        torch.rand(17)
+        weights = weights_of(finished)
+
+    assert same(weights, weights_of(expected))
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_one_seed_gives_one_network_and_another_seed_another(name: str) -> None:
+    first, again, other = (list(run(AVERAGES[name], seed=seed))[-1] for seed in (1, 1, 2))
+
+    assert same(weights_of(first), weights_of(again))
+    assert not same(weights_of(first), weights_of(other))
+
+
+def test_a_saved_state_does_not_change_when_the_training_goes_on() -> None:
+    rounds = run(AVERAGES["adamw, ema, cosine, trivial"])
+    state = next(rounds).state()
+    before = through_a_file(state)
+    next(rounds)
+
+    network, network_before = state["network"], before["network"]
+    assert isinstance(network, dict)
+    assert isinstance(network_before, dict)
+    assert same(list(network.values()), list(network_before.values()))
+
+
+def test_whitening_filters_never_train_and_their_bias_only_at_first() -> None:
+    filters, biases = [], []
+    for finished in run(PLAIN, n_steps=20, n_rounds=20):
+        stem = next(
+            module
+            for module in finished.network.modules()
+            if isinstance(module, WhiteningConvolution)
+        )
+        assert stem.bias is not None
+        filters.append(stem.weight.clone())
+        biases.append(stem.bias.detach().clone())
+
+    moved = [not torch.equal(one, two) for one, two in pairwise(biases)]
+    assert same(filters[:1] * 20, filters)
+    # Of 20 steps the first 6 train the bias.
+    assert moved == [True] * 5 + [False] * 14
+
+
+def test_a_loss_that_is_not_finite_ends_the_training() -> None:
+    steep = replace(PLAIN, optimizer=replace(PLAIN.optimizer, learning_rate=1e30))
+
+    with pytest.raises(Diverged, match="in steps 1 to 5"):
+        list(run(steep))
+
+
+def test_an_interruption_ends_the_training_before_the_next_step() -> None:
+    answers = iter([False] * 7 + [True])
+    rounds = run(PLAIN, interrupted=lambda: next(answers))
+
+    next(rounds)
+    with pytest.raises(Interrupted, match="after 7 of 20 steps"):
+        next(rounds)
+
+
+def test_bf16_learns_as_float32_does() -> None:
+    images = bars()
+
+    *_, last = run(PLAIN, images, n_steps=90, autocast_dtype=torch.bfloat16)
+
+    assert accuracy(last, images) > 0.9
+
+
+def test_mixed_images_are_trained_on_both_labels() -> None:
+    # With shares around a half the loss cannot fall below the entropy of the mixed labels.
+    mixup = replace(
+        PLAIN,
+        optimizer=replace(PLAIN.optimizer, label_smoothing=0.0),
+        augmentation=replace(PLAIN.augmentation, mixing="mixup", mixing_alpha=100.0),
+    )
+
+    *_, last = run(mixup, n_steps=150)
+
+    # Two thirds of the pairs have different labels: 2/3 log 2 = 0.46.
+    assert 0.4 < last.train_loss < 0.9
+
+
+def test_nothing_is_left_of_a_training_that_is_over() -> None:
+    left: list[weakref.ref[Any]] = []
+    for recipe in AVERAGES.values():
+        finished = next(run(recipe))
+        left += [weakref.ref(finished.network), weakref.ref(finished)]
+        del finished
+    gc.collect()
+
+    assert all(reference() is None for reference in left)
