@@ -155,8 +155,10 @@ class Pool:
         return means
 
     def _true_log_probabilities(self) -> Float32[np.ndarray, "models images"]:
-        values: np.ndarray = self.log_probabilities[:, np.arange(self.n_images), self.labels]
-        return values
+        # NumPy lays this result out image by image; what follows reads it model by model.
+        return np.ascontiguousarray(
+            self.log_probabilities[:, np.arange(self.n_images), self.labels]
+        )
 
 
 def normalize_log_probabilities(

@@ -1,0 +1,280 @@
+"""Whether an ensemble is better than the best single model, on images that chose neither.
+
+Both see the same images, so all is paired: the interval of a difference is much narrower than
+the difference of two intervals. Accuracy decides, by McNemar's exact test; log-loss is told.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int
+from scipy.stats import binomtest
+
+from ensembles.errors import EnsembleError
+from ensembles.metrics import image_log_losses
+
+Verdict = Literal["better", "worse", "not distinguishable"]
+
+N_RESAMPLES = 2000
+SIGNIFICANCE = 0.05
+_Z = 1.959964
+"""Of a two-sided 95 % interval."""
+_MIN_DISCORDANT = 6
+"""Images that must all speak for one side before the exact p-value falls below 0.05."""
+_BLOCK = 4_000_000
+"""Numbers drawn at once: 64 MB for indices and values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether all of it lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The paired difference between an ensemble and a single model."""
+
+    n_images: int
+    accuracy: float
+    """Of the ensemble."""
+    single_accuracy: float
+    accuracy_difference: float
+    """Ensemble minus single, as a share."""
+    accuracy_interval: Interval
+    log_loss_difference: float
+    """Ensemble minus single, in nats; below 0 is better."""
+    log_loss_interval: Interval
+    only_ensemble_right: int
+    only_single_right: int
+    p_value: float
+    """McNemar's, exact and two-sided."""
+    smallest_visible_difference: float
+    """A true difference in accuracy below this would mostly go unseen on so few images."""
+    verdict: Verdict
+
+    def sentence(self, *, method: str, n_members: int, cost_ratio: float) -> str:
+        """Say in plain English what was found.
+
+        Args:
+            method: Of the ensemble.
+            n_members: Models in the ensemble.
+            cost_ratio: Cost of the ensemble, in single models.
+
+        Returns:
+            One or two sentences with the numbers in them.
+        """
+        if method == "single":
+            return (
+                "The best single trial is the choice itself: there is no ensemble to compare, "
+                f"accuracy {self.accuracy:.2%} on {self.n_images:,} test images."
+            ).replace("%", " %")
+        plural = "member" if n_members == 1 else "members"
+        return f"The ensemble ({method}, {n_members} {plural}) is " + (
+            self._undecided(cost_ratio)
+            if self.verdict == "not distinguishable"
+            else self._decided()
+        )
+
+    def _decided(self) -> str:
+        sign = 1 if self.verdict == "better" else -1
+        bounds = sorted(
+            sign * 100 * bound
+            for bound in (self.accuracy_interval.low, self.accuracy_interval.high)
+        )
+        advice = "" if self.verdict == "better" else " Export the single model."
+        return (
+            f"{self.verdict} than the best single trial by "
+            f"{sign * 100 * self.accuracy_difference:.2f} points of accuracy "
+            f"(95 % interval {bounds[0]:.1f} to {bounds[1]:.1f}, "
+            f"McNemar p = {_format_p(self.p_value)}, {self.n_images:,} test images)."
+            f"{self._log_loss_remark() if self._log_loss_disagrees else ''}{advice}"
+        )
+
+    def _undecided(self, cost_ratio: float) -> str:
+        interval = self.accuracy_interval
+        remark = self._log_loss_remark()
+        cheaper = f" and {cost_ratio:.1f} times cheaper" if cost_ratio >= 1.05 else ""
+        as_good = "as accurate" if remark else "as good"
+        return (
+            f"not distinguishable from the best single trial on {self.n_images:,} test images "
+            f"(difference {100 * self.accuracy_difference:+.2f} points, 95 % interval "
+            f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}, "
+            f"p = {_format_p(self.p_value)}; a difference below about "
+            f"{100 * self.smallest_visible_difference:.1f} points could not be seen): "
+            f"exporting the single model is {as_good}{cheaper}.{remark}"
+        )
+
+    @property
+    def _log_loss_disagrees(self) -> bool:
+        return (self.log_loss_difference < 0) != (self.accuracy_difference > 0)
+
+    def _log_loss_remark(self) -> str:
+        if not self.log_loss_interval.excludes_zero:
+            return ""
+        sign = -1 if self.log_loss_difference < 0 else 1
+        bounds = sorted(
+            sign * bound for bound in (self.log_loss_interval.low, self.log_loss_interval.high)
+        )
+        return (
+            f" Its log-loss is clearly {'lower' if sign < 0 else 'higher'}, by "
+            f"{sign * self.log_loss_difference:.3f} nats "
+            f"(95 % interval {bounds[0]:.3f} to {bounds[1]:.3f})."
+        )
+
+
+def compare(
+    ensemble_log_probabilities: Float[np.ndarray, "images classes"],
+    single_log_probabilities: Float[np.ndarray, "images classes"],
+    labels: Int[np.ndarray, " images"],
+    *,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare an ensemble with the best single model on the same held-out images.
+
+    Args:
+        ensemble_log_probabilities: Predictions of the ensemble.
+        single_log_probabilities: Predictions of the single model, with its temperature.
+        labels: The true classes.
+        n_resamples: Bootstrap samples behind each interval.
+        seed: Of the bootstrap.
+
+    Returns:
+        The differences, their intervals, and the verdict.
+
+    Raises:
+        EnsembleError: There is no image to compare on.
+    """
+    if len(labels) == 0:
+        raise EnsembleError("a comparison needs at least one test image, got none.")
+    ensemble_right = ensemble_log_probabilities.argmax(axis=1) == labels
+    single_right = single_log_probabilities.argmax(axis=1) == labels
+    n_better = int((ensemble_right & ~single_right).sum())
+    n_worse = int((single_right & ~ensemble_right).sum())
+    p_value = mcnemar(n_better, n_worse)
+    gains = image_log_losses(ensemble_log_probabilities, labels) - image_log_losses(
+        single_log_probabilities, labels
+    )
+    generator = np.random.default_rng(seed)
+    differences = _resample_accuracy(ensemble_right, single_right, labels, n_resamples, generator)
+    return Comparison(
+        n_images=len(labels),
+        accuracy=float(ensemble_right.mean()),
+        single_accuracy=float(single_right.mean()),
+        accuracy_difference=(n_better - n_worse) / len(labels),
+        accuracy_interval=_percentiles(differences),
+        log_loss_difference=float(gains.mean()),
+        log_loss_interval=_percentiles(_resample_mean(gains, labels, n_resamples, generator)),
+        only_ensemble_right=n_better,
+        only_single_right=n_worse,
+        p_value=p_value,
+        smallest_visible_difference=find_smallest_visible(n_better + n_worse, len(labels)),
+        verdict=_decide(n_better, n_worse, p_value),
+    )
+
+
+def mcnemar(n_only_first: int, n_only_second: int) -> float:
+    """Return the exact two-sided p-value of two classifiers being right equally often.
+
+    Args:
+        n_only_first: Images that only the first gets right.
+        n_only_second: Images that only the second gets right.
+
+    Returns:
+        The p-value; 1 when they never differ.
+    """
+    n_discordant = n_only_first + n_only_second
+    if n_discordant == 0:
+        return 1.0
+    return float(binomtest(n_only_first, n_discordant, 0.5).pvalue)
+
+
+def find_wilson_interval(n_right: int, n_images: int) -> Interval:
+    """Return the 95 % interval of a share.
+
+    Source:
+        Wilson 1927; holds for shares near 0 and 1, where the textbook interval does not.
+    """
+    share = n_right / n_images
+    spread = _Z**2 / n_images
+    center = share + spread / 2
+    half = _Z * np.sqrt(share * (1 - share) / n_images + spread / (4 * n_images))
+    low, high = (center - half) / (1 + spread), (center + half) / (1 + spread)
+    return Interval(low=max(0.0, float(low)), high=min(1.0, float(high)))
+
+
+def find_smallest_visible(n_discordant: int, n_images: int) -> float:
+    """Return about the smallest difference in accuracy that could have been established.
+
+    Its standard error is close to sqrt(d / n), where d is the share of images that one of the
+    two alone gets right; and no fewer than 6 such images can bring the exact p below 0.05.
+    """
+    error = float(np.sqrt(n_discordant)) / n_images
+    return max(_Z * error, _MIN_DISCORDANT / n_images)
+
+
+def _decide(n_better: int, n_worse: int, p_value: float) -> Verdict:
+    if p_value >= SIGNIFICANCE:
+        return "not distinguishable"
+    return "better" if n_better > n_worse else "worse"
+
+
+def _resample_accuracy(
+    ensemble_right: Bool[np.ndarray, " images"],
+    single_right: Bool[np.ndarray, " images"],
+    labels: Int[np.ndarray, " images"],
+    n_resamples: int,
+    generator: np.random.Generator,
+) -> Float64[np.ndarray, " resamples"]:
+    """Resample, class by class, how many images either alone got right.
+
+    Counts are all that a difference in accuracy needs, so the time does not grow with images.
+    """
+    totals = np.zeros(n_resamples)
+    for label in np.unique(labels):
+        of_class = labels == label
+        n_better = int((of_class & ensemble_right & ~single_right).sum())
+        n_worse = int((of_class & single_right & ~ensemble_right).sum())
+        n_class = int(of_class.sum())
+        shares = np.array([n_better, n_worse, n_class - n_better - n_worse]) / n_class
+        counts = generator.multinomial(n_class, shares, size=n_resamples)
+        totals += counts[:, 0] - counts[:, 1]
+    return totals / len(labels)
+
+
+def _resample_mean(
+    values: Float64[np.ndarray, " images"],
+    labels: Int[np.ndarray, " images"],
+    n_resamples: int,
+    generator: np.random.Generator,
+) -> Float64[np.ndarray, " resamples"]:
+    """Resample the mean of one value per image, class by class."""
+    totals = np.zeros(n_resamples)
+    for label in np.unique(labels):
+        of_class = values[labels == label]
+        n_rows = max(1, _BLOCK // len(of_class))
+        for first in range(0, n_resamples, n_rows):
+            block = totals[first : first + n_rows]
+            shape = (len(block), len(of_class))
+            block += of_class[generator.integers(len(of_class), size=shape)].sum(axis=1)
+    return totals / len(labels)
+
+
+def _percentiles(values: Float64[np.ndarray, " resamples"]) -> Interval:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Interval(low=float(low), high=float(high))
+
+
+def _format_p(p_value: float) -> str:
+    if p_value < 1e-300:
+        return "0 to 300 digits"
+    return f"{p_value:.2f}" if p_value >= 0.1 else f"{p_value:.2g}"

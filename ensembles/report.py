@@ -1,0 +1,205 @@
+"""One table for all ensembles of a pool, and one verdict on the one that was chosen.
+
+The choice is an argument: it is made before anybody looks at the test images. Figures on the
+images that the ensembles were fitted on stand beside, marked, because they flatter.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ensembles.builder import Ensemble
+from ensembles.combination import Method
+from ensembles.comparison import Comparison, Interval, compare, find_wilson_interval
+from ensembles.errors import EnsembleError
+from ensembles.metrics import METRICS
+from ensembles.pool import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """How good predictions are on one set of images."""
+
+    n_images: int
+    accuracy: float
+    accuracy_interval: Interval
+    """Wilson's, 95 %."""
+    balanced_accuracy: float
+    macro_f1: float
+    log_loss: float
+    brier: float
+    expected_calibration_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One model of an ensemble."""
+
+    name: str
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One ensemble in the table."""
+
+    method: Method
+    members: tuple[Member, ...]
+    temperature: float
+    cost: float
+    """Of one prediction, in best single models."""
+    is_calibrated: bool
+    """False for votes: their shares are no probabilities, and log-loss and calibration error
+    only show it."""
+    test: Figures
+    fitted_on: Figures
+    """On the images that the ensemble was fitted on: flattering, never the result."""
+
+    @property
+    def n_members(self) -> int:
+        """Number of models that one prediction needs."""
+        return len(self.members)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The table, the choice and the verdict."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    rows: tuple[Row, ...]
+    choice: Method
+    """Made before the test images were opened."""
+    single: str
+    """The best single model, by log-loss on the fitting images."""
+    comparison: Comparison
+    """Of the choice with the best single model, on the test images."""
+    sentence: str
+    """The verdict in words."""
+    refused: dict[Method, str] = field(default_factory=dict)
+    """Methods that could not be fitted, and why."""
+    n_test_openings: int = 1
+    """How often the test images of this study were used, this time included."""
+
+    @property
+    def chosen_row(self) -> Row:
+        """The row of the choice."""
+        return next(row for row in self.rows if row.method == self.choice)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the report as JSON values; `from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: object) -> "Report":
+        """Read a report from JSON values.
+
+        Raises:
+            EnsembleError: A key is missing or unknown, or a value is of the wrong kind.
+        """
+        try:
+            return _ADAPTER.validate_json(json.dumps(values), strict=True)
+        except (ValidationError, TypeError) as error:
+            first = str(error).splitlines()[0]
+            raise EnsembleError(f"this is no report of ensembles: {first}.") from error
+
+
+_ADAPTER = TypeAdapter(Report)
+
+
+def evaluate_all(
+    ensembles: Mapping[Method, Ensemble],
+    *,
+    choice: Method,
+    fit_pool: Pool,
+    test_pool: Pool,
+    refused: Mapping[Method, str] | None = None,
+    n_test_openings: int = 1,
+) -> Report:
+    """Evaluate ensembles on test images and compare the chosen one with the best single model.
+
+    Args:
+        ensembles: As `build_all` returns them; "single" and the choice among them.
+        choice: The method to export, chosen without the test images.
+        fit_pool: The pool that the ensembles were fitted on.
+        test_pool: Predictions of all members, found by name, for the test images.
+        refused: Methods that could not be fitted, and why.
+        n_test_openings: How often the test images of this study were used, this time included.
+
+    Returns:
+        The report.
+
+    Raises:
+        EnsembleError: The single model or the choice is missing, or a member has no predictions.
+    """
+    missing = [method for method in ("single", choice) if method not in ensembles]
+    if missing:
+        raise EnsembleError(f"a report needs the ensembles {', '.join(missing)}, got none.")
+    if fit_pool.class_names != test_pool.class_names:
+        raise EnsembleError(
+            "the fitting and the test predictions need the same classes, "
+            f"got {', '.join(fit_pool.class_names)} and {', '.join(test_pool.class_names)}."
+        )
+    single = ensembles["single"]
+    single_cost = _add_costs(single, fit_pool)
+    predictions = {method: each.predict(test_pool) for method, each in ensembles.items()}
+    rows = tuple(
+        Row(
+            method=method,
+            members=_list_members(ensemble),
+            temperature=ensemble.combination.temperature,
+            cost=_add_costs(ensemble, fit_pool) / single_cost,
+            is_calibrated=ensemble.combination.space != "vote",
+            test=measure(predictions[method], test_pool.labels),
+            fitted_on=measure(ensemble.predict(fit_pool), fit_pool.labels),
+        )
+        for method, ensemble in ensembles.items()
+    )
+    comparison = compare(predictions[choice], predictions["single"], test_pool.labels)
+    chosen = next(row for row in rows if row.method == choice)
+    return Report(
+        rows=rows,
+        choice=choice,
+        single=single.names[0],
+        comparison=comparison,
+        sentence=comparison.sentence(
+            method=choice, n_members=chosen.n_members, cost_ratio=chosen.cost
+        ),
+        refused=dict(refused or {}),
+        n_test_openings=n_test_openings,
+    )
+
+
+def measure(
+    log_probabilities: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, " images"]
+) -> Figures:
+    """Compute all metrics of `METRICS` and the interval of the accuracy."""
+    values = {name: metric.compute(log_probabilities, labels) for name, metric in METRICS.items()}
+    n_images = len(labels)
+    n_right = round(values["accuracy"] * n_images)
+    return Figures(
+        n_images=n_images,
+        accuracy=values["accuracy"],
+        accuracy_interval=find_wilson_interval(n_right, n_images),
+        balanced_accuracy=values["balanced_accuracy"],
+        macro_f1=values["macro_f1"],
+        log_loss=values["log_loss"],
+        brier=values["brier"],
+        expected_calibration_error=values["expected_calibration_error"],
+    )
+
+
+def _add_costs(ensemble: Ensemble, pool: Pool) -> float:
+    return float(pool.select_names(ensemble.names).costs.sum())
+
+
+def _list_members(ensemble: Ensemble) -> tuple[Member, ...]:
+    weights = ensemble.combination.weights
+    return tuple(
+        Member(name=name, weight=weight)
+        for name, weight in zip(ensemble.names, weights, strict=True)
+    )
