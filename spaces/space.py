@@ -48,7 +48,7 @@ SPACES: Mapping[str, Space] = {
         max_stage_weights=40_000,
         kernel_sizes=(3, 5),
         n_convolutions=(1, 2),
-        batch_sizes=(32, 64, 128, 256),
+        batch_sizes=(32, 64, 128),
         shear=(0.0, 10.0),
     ),
     "small": Space(
