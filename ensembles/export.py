@@ -9,13 +9,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ensembles.bundle import load_bundle
-from ensembles.combination import Combination
+from ensembles.combination import Combination, Method
+from ensembles.comparison import Interval
 from ensembles.errors import BundleError
 from ensembles.folders import new_folder, write_file
 from ensembles.inputs import ImageInput
 from ensembles.manifest import (
     FORMAT,
     FORMAT_VERSION,
+    Figures,
     Manifest,
     MemberRecord,
     Provenance,
@@ -28,6 +30,7 @@ from ensembles.manifest import (
 from ensembles.members import Member, load_network, write_member
 from ensembles.model_card import render_model_card
 from ensembles.predictor import Predictor, active_members
+from ensembles.report import Report
 from ensembles.self_test import write_self_test
 from spaces.errors import SpaceError
 from spaces.task import Task
@@ -83,6 +86,49 @@ def write_bundle(folder: Path, contents: BundleContents, *, overwrite: bool = Fa
     except OSError as error:
         raise BundleError(f"{folder} cannot be written: {error}.") from error
     return manifest
+
+
+def summarize_report(report: Report, *, exported: Method) -> ReportRecord:
+    """Take from a study's report what a bundle shall say about itself.
+
+    Args:
+        report: The table on the test images.
+        exported: The method that the bundle holds; its row comes first.
+
+    Returns:
+        One line for each method, the verdict and the numbers behind it.
+
+    Raises:
+        BundleError: The report has no row for this method.
+    """
+    rows = sorted(report.rows, key=lambda row: row.method != exported)
+    if not rows or rows[0].method != exported:
+        raise BundleError(f"the report has no row for {exported}.")
+    comparison = {
+        name: (value.low, value.high) if isinstance(value, Interval) else value
+        for name, value in vars(report.comparison).items()
+    }
+    return ReportRecord(
+        role="test",
+        n_images=report.comparison.n_images,
+        n_openings=report.n_test_openings,
+        figures=tuple(
+            Figures(
+                name=row.method,
+                n_members=row.n_members,
+                accuracy=row.test.accuracy,
+                accuracy_interval=(
+                    row.test.accuracy_interval.low,
+                    row.test.accuracy_interval.high,
+                ),
+                log_loss=row.test.log_loss,
+                expected_calibration_error=row.test.expected_calibration_error,
+            )
+            for row in rows
+        ),
+        verdict=report.sentence,
+        comparison=comparison,
+    )
 
 
 def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:

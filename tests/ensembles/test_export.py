@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from ensembles.builder import build
 from ensembles.bundle import load_bundle
 from ensembles.combination import Combination
 from ensembles.errors import BundleError
-from ensembles.export import BundleContents, write_bundle
+from ensembles.export import BundleContents, summarize_report, write_bundle
 from ensembles.inputs import ImageInput
-from ensembles.manifest import Provenance
+from ensembles.manifest import Provenance, ReportRecord
 from ensembles.members import Member
+from ensembles.pool import Pool
+from ensembles.report import evaluate_all
 from spaces.architecture import Architecture, Stage
 from spaces.networks.builders import build_network
 from spaces.task import Task
@@ -232,3 +235,41 @@ def test_stacking_over_all_members_survives_the_export(
     assert bundle.manifest.combination == combination
     probabilities = bundle.predict([np.zeros((8, 8), dtype=np.uint8)])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
+
+
+def test_a_report_is_cut_down_to_what_a_reader_of_the_bundle_needs() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    scores = generator.normal(size=(4, 60, 3)) + 2 * np.eye(3)[labels]
+    pool = Pool.from_arrays(labels=labels, logits=scores)
+    report = evaluate_all(
+        {"single": build(pool, method="single"), "soft": build(pool, method="soft")},
+        choice="soft",
+        fit_pool=pool,
+        test_pool=pool,
+        n_test_openings=2,
+    )
+
+    record = summarize_report(report, exported="soft")
+
+    assert [figures.name for figures in record.figures] == ["soft", "single"]
+    assert record.figures[0].accuracy == report.chosen_row.test.accuracy
+    assert (record.n_images, record.n_openings, record.verdict) == (60, 2, report.sentence)
+    interval = report.comparison.accuracy_interval
+    assert record.comparison["accuracy_interval"] == (interval.low, interval.high)
+    with pytest.raises(BundleError, match="no row for stack"):
+        summarize_report(report, exported="stack")
+
+
+def test_a_report_survives_the_export(tmp_path: Path, contents: BundleContents) -> None:
+    report = ReportRecord(
+        role="test",
+        n_images=10,
+        figures=(),
+        verdict="Better.",
+        comparison={"p_value": 0.5, "verdict": "better", "interval": (0.0, 1.0), "n": 3},
+    )
+
+    write_bundle(tmp_path / "model", replace(contents, report=report))
+
+    assert load_bundle(tmp_path / "model").manifest.report == report
