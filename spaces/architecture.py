@@ -74,6 +74,8 @@ class Architecture:
             raise SpaceError(f"architecture.dropout must be in [0, 1), got {self.dropout}.")
         if self.stem_width < 1:
             raise SpaceError(f"architecture.stem_width must be at least 1, got {self.stem_width}.")
+        if self.logit_scale <= 0:
+            raise SpaceError(f"architecture.logit_scale must be above 0, got {self.logit_scale}.")
 
 
 def stem_stride(image_size: int) -> int:

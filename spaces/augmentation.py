@@ -44,6 +44,12 @@ class Augmentation:
                 raise SpaceError(
                     f"augmentation.{name} must be in [0, 1], got {getattr(self, name)}."
                 )
+        for name in ("rotation", "shear"):
+            if not 0 <= getattr(self, name) <= 180:
+                raise SpaceError(
+                    f"augmentation.{name} must be from 0 to 180 degrees, "
+                    f"got {getattr(self, name)}."
+                )
         if self.mixing != "none" and self.mixing_alpha <= 0:
             raise SpaceError(
                 f"augmentation.mixing_alpha must be above 0, got {self.mixing_alpha}."

@@ -39,12 +39,13 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         """Refuse values that no optimizer accepts."""
-        if self.learning_rate <= 0:
-            raise SpaceError(f"learning_rate must be above 0, got {self.learning_rate}.")
-        if self.batch_size < 1:
-            raise SpaceError(f"batch_size must be at least 1, got {self.batch_size}.")
+        for name in ("learning_rate", "norm_bias_factor", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise SpaceError(f"optimizer.{name} must be above 0, got {getattr(self, name)}.")
         for name in ("momentum", "warmup", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
-                raise SpaceError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+                raise SpaceError(f"optimizer.{name} must be in [0, 1), got {getattr(self, name)}.")
         if self.weight_decay < 0:
-            raise SpaceError(f"weight_decay must be at least 0, got {self.weight_decay}.")
+            raise SpaceError(
+                f"optimizer.weight_decay must be at least 0, got {self.weight_decay}."
+            )

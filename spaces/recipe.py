@@ -1,6 +1,8 @@
 """All that one trial chose."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
@@ -29,9 +31,6 @@ class Recipe:
         return asdict(self)
 
 
-_ADAPTER = TypeAdapter(Recipe)
-
-
 def recipe_from_json(values: object) -> Recipe:
     """Read a recipe from JSON values.
 
@@ -45,8 +44,14 @@ def recipe_from_json(values: object) -> Recipe:
         SpaceError: A key is missing or unknown, or a value is out of range.
     """
     try:
-        return _ADAPTER.validate_python(values)
+        return _reader()(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise SpaceError(f"recipe: {where}: {first['msg']}, got {first['input']!r}.") from error
+
+
+@cache
+def _reader() -> Callable[[object], Recipe]:
+    """Build the reader at its first use: it takes 40 ms, which `--help` does not need."""
+    return TypeAdapter(Recipe).validate_python
