@@ -95,7 +95,7 @@ class Comparison:
             f"{self.verdict} than the best single trial by "
             f"{sign * 100 * self.accuracy_difference:.2f} points of accuracy "
             f"(95 % interval {bounds[0]:.1f} to {bounds[1]:.1f}, "
-            f"McNemar p = {_format_p(self.p_value)}, {self.n_images:,} test images)."
+            f"McNemar {_format_p(self.p_value)}, {self.n_images:,} test images)."
             f"{self._log_loss_remark() if self._log_loss_disagrees else ''}{advice}"
         )
 
@@ -108,7 +108,7 @@ class Comparison:
             f"not distinguishable from the best single trial on {self.n_images:,} test images "
             f"(difference {100 * self.accuracy_difference:+.2f} points, 95 % interval "
             f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}, "
-            f"p = {_format_p(self.p_value)}; a difference below about "
+            f"{_format_p(self.p_value)}; a difference below about "
             f"{100 * self.smallest_visible_difference:.1f} points could not be seen): "
             f"exporting the single model is {as_good}{cheaper}.{remark}"
         )
@@ -276,5 +276,5 @@ def _percentiles(values: Float64[np.ndarray, " resamples"]) -> Interval:
 
 def _format_p(p_value: float) -> str:
     if p_value < 1e-300:
-        return "0 to 300 digits"
-    return f"{p_value:.2f}" if p_value >= 0.1 else f"{p_value:.2g}"
+        return "p < 1e-300"
+    return f"p = {p_value:.2f}" if p_value >= 0.1 else f"p = {p_value:.2g}"

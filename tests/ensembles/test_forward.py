@@ -1,0 +1,41 @@
+import numpy as np
+
+from ensembles.forward import ForwardFit, select_forward
+
+TARGET = np.array([0.0, 3.0, -1.0, 2.0, 1e-7])
+
+
+def fit(members: list[int]) -> ForwardFit:
+    """Bring the members, where at least 0, to the target; the rest stay at 0."""
+    weights = np.maximum(TARGET[members], 0)
+    rest = np.delete(TARGET, members)
+    loss = float(rest @ rest + np.square(weights - TARGET[members]).sum()) / 2
+    return ForwardFit(members=members, weights=weights, loss=loss)
+
+
+def slopes(fitted: ForwardFit) -> np.ndarray:
+    difference: np.ndarray = fitted.scattered(5) - TARGET
+    return difference
+
+
+def test_the_models_that_lower_the_loss_most_come_first() -> None:
+    assert select_forward(fit([]), fit, slopes, max_members=1).members == [1]
+    assert select_forward(fit([]), fit, slopes, max_members=2).members == [1, 3]
+
+
+def test_growing_stops_when_no_slope_is_worth_a_member() -> None:
+    assert select_forward(fit([]), fit, slopes, max_members=5).members == [1, 3]
+
+
+def test_a_member_whose_weight_falls_to_zero_makes_room() -> None:
+    grown = select_forward(fit([2]), fit, slopes, max_members=2)
+
+    assert grown.members == [1, 3]
+    np.testing.assert_array_equal(grown.scattered(5), [0, 3, 0, 2, 0])
+
+
+def test_growing_stops_when_a_fit_is_no_better() -> None:
+    def flat(members: list[int]) -> ForwardFit:
+        return ForwardFit(members=members, weights=np.ones(len(members)), loss=1.0)
+
+    assert select_forward(flat([0]), flat, slopes, max_members=3).members == [0]
