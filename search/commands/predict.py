@@ -1,0 +1,125 @@
+"""Labels for pictures from an exported bundle; needs neither a study nor Optuna."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from search.errors import ConfigError, NothingToDoError
+
+_PARTS_MISSING = 5
+_N_IN_TABLE = 3
+_FLAGS = ("--json", "--output", "--top-k", "--threshold", "--batch-size", "--device", "--help")
+
+
+def main(
+    bundle: Path,
+    /,
+    *paths: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    json: Annotated[bool, Parameter(negative="")] = False,
+    output: Path | None = None,
+    top_k: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    threshold: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.0,
+    batch_size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    device: str = "auto",
+) -> int:
+    """Label pictures with an exported model.
+
+    Args:
+        bundle: Folder that `export` wrote.
+        paths: Files, folders, patterns such as "photos/**/*.jpg", or - for a list of them on the
+            standard input, one in each line.
+        json: Print JSON lines, one document for each picture.
+        output: Write F.csv or F.jsonl instead of printing a table.
+        top_k: How many of the most likely classes to give; default: 3 in the table, all elsewhere.
+        threshold: Give no label to a picture whose most likely class is less likely than this.
+        batch_size: Pictures to run at once; default: by their size.
+        device: auto, cpu, cuda or, for example, cuda:1.
+    """
+    # Imported late, so that --help and a mistyped name need not wait for NumPy and torch.
+    from search.inference import find_pictures, refuse_unknown_flags  # noqa: PLC0415
+
+    refuse_unknown_flags(paths, _FLAGS)
+    if output is not None and output.suffix not in (".csv", ".jsonl"):
+        raise ConfigError(f"--output must end in .csv or .jsonl, got {str(output)!r}.")
+    complaints = _Complaints()
+    pictures = find_pictures(paths, sys.stdin, complain=complaints.add)
+    first = next(pictures, None)
+    if first is None:
+        raise NothingToDoError(f"no picture found in {', '.join(paths) or 'no files'}.")
+
+    from ensembles.bundle import load_bundle  # noqa: PLC0415
+    from search.inference import choose_device  # noqa: PLC0415
+    from search.labels import open_writers, rank_classes  # noqa: PLC0415
+
+    loaded = load_bundle(bundle, device=choose_device(device))
+    prints_table = not json and output is None
+    n_ranked = min(top_k or len(loaded.classes), len(loaded.classes))
+    if prints_table and top_k is None:
+        n_ranked = min(_N_IN_TABLE, n_ranked)
+    size = batch_size or loaded.default_batch_size
+    predictions = loaded.predict_each(chain([first], pictures), batch_size=size)
+    with (
+        _counter(visible=not prints_table and sys.stderr.isatty()) as show_count,
+        open_writers(
+            sys.stdout,
+            json_lines=json,
+            output=output,
+            columns=loaded.classes,
+            n_ranked=n_ranked if top_k else None,
+        ) as write,
+    ):
+        while batch := list(islice(predictions, size)):
+            for each in batch:
+                if each.problem:
+                    complaints.add(str(each.source), each.problem)
+            write(
+                [
+                    rank_classes(
+                        str(each.source),
+                        each.probabilities,
+                        loaded.classes,
+                        n_ranked=n_ranked,
+                        threshold=threshold,
+                    )
+                    for each in batch
+                    if not each.problem
+                ]
+            )
+            show_count(len(batch))
+    return _PARTS_MISSING if complaints.n_problems else 0
+
+
+class _Complaints:
+    """Names on stderr what could not be read, and counts it."""
+
+    def __init__(self) -> None:
+        self.n_problems = 0
+
+    def add(self, name: str, problem: str) -> None:
+        """Name one file or word."""
+        from search.labels import printable  # noqa: PLC0415
+
+        self.n_problems += 1
+        print(f"{printable(name)}: {printable(problem)}", file=sys.stderr)
+
+
+@contextmanager
+def _counter(*, visible: bool) -> Iterator[Callable[[int], None]]:
+    """Count the pictures on stderr, where a long silence would look like a hang."""
+    from rich.console import Console  # noqa: PLC0415
+
+    n_pictures = 0
+    with Console(stderr=True, quiet=not visible).status("0 pictures") as status:
+
+        def show_count(n_more: int) -> None:
+            nonlocal n_pictures
+            n_pictures += n_more
+            status.update(f"{n_pictures:,} pictures")
+
+        yield show_count

@@ -1,0 +1,239 @@
+"""What `predict` says of each picture, and how it is written: table, JSON lines, CSV."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from search.paths import written_whole
+
+SCHEMA = 1
+UNSURE = "-"
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What is asked of a text stream."""
+
+    def write(self, text: str, /) -> int:
+        """Write text."""
+        ...
+
+    def flush(self) -> None:
+        """Let the reader have it."""
+        ...
+
+    def isatty(self) -> bool:
+        """Tell whether the reader is a person."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The most likely classes of one picture."""
+
+    file: str
+    label: str | None
+    """None if no class is likely enough."""
+    ranking: tuple[tuple[str, float], ...]
+    """Classes and probabilities, the most likely first."""
+
+
+Write: TypeAlias = Callable[[Sequence[Labels]], None]
+
+
+def rank_classes(
+    file: str,
+    probabilities: Float[np.ndarray, " classes"],
+    class_names: Sequence[str],
+    *,
+    n_ranked: int,
+    threshold: float,
+) -> Labels:
+    """Sort the classes of a picture.
+
+    Args:
+        file: Name of the picture.
+        probabilities: One for each class.
+        class_names: In the order of the probabilities.
+        n_ranked: How many of the most likely classes to keep, if there are so many.
+        threshold: A less likely class is not given as the label.
+
+    Returns:
+        The label and the ranking; of equally likely classes, the first one leads.
+    """
+    order = np.argsort(-probabilities, kind="stable")[:n_ranked]
+    ranking = tuple((class_names[index], float(probabilities[index])) for index in order)
+    label, probability = ranking[0]
+    return Labels(file=file, label=label if probability >= threshold else None, ranking=ranking)
+
+
+@contextmanager
+def open_writers(
+    stdout: Stream,
+    *,
+    json_lines: bool,
+    output: Path | None,
+    columns: Sequence[str],
+    n_ranked: int | None,
+) -> Iterator[Write]:
+    """Open what `predict` writes to.
+
+    Args:
+        stdout: Gets JSON lines, or a table unless there is an output file.
+        json_lines: Write JSON lines to `stdout`.
+        output: A file to write, `.csv` or `.jsonl`; it appears when the block ends well.
+        columns: Names of the classes.
+        n_ranked: How many of them are in each row; None: all, a column for each in a CSV file.
+
+    Yields:
+        A function that writes a batch of rows.
+    """
+    writers: list[Write] = []
+    with ExitStack() as stack:
+        if json_lines:
+            writers.append(json_lines_writer(stdout))
+        elif output is None:
+            writers.append(terminal_writer() if stdout.isatty() else text_writer(stdout))
+        if output is not None:
+            path = stack.enter_context(written_whole(output))
+            # Names of files need not be UTF-8: what cannot be decoded is written as it was.
+            file = stack.enter_context(
+                path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+            )
+            is_csv = output.suffix == ".csv"
+            writers.append(
+                csv_writer(file, columns, n_ranked) if is_csv else json_lines_writer(file)
+            )
+
+        def write(batch: Sequence[Labels]) -> None:
+            for each in writers:
+                each(batch)
+
+        yield write
+
+
+def json_lines_writer(stream: Stream) -> Write:
+    """Write one JSON document for each picture, a line each."""
+
+    def write(batch: Sequence[Labels]) -> None:
+        for labels in batch:
+            stream.write(json.dumps(_document(labels)) + "\n")
+        stream.flush()
+
+    return write
+
+
+def csv_writer(stream: Stream, class_names: Sequence[str], n_ranked: int | None) -> Write:
+    """Write one row for each picture, after a row of names.
+
+    Args:
+        stream: Opened with `newline=""`.
+        class_names: Names in the order of the columns.
+        n_ranked: Number of the most likely classes in each row; None: a column for each class.
+    """
+    rows = csv.writer(stream)
+    if n_ranked is None:
+        ending = [f"p({name})" for name in class_names]
+    else:
+        places = range(2, n_ranked + 1)
+        ending = [name for place in places for name in (f"label_{place}", f"probability_{place}")]
+    rows.writerow(["file", "label", "probability", *ending])
+
+    def write(batch: Sequence[Labels]) -> None:
+        for labels in batch:
+            if n_ranked is None:
+                by_name = dict(labels.ranking)
+                rest: list[str] = [_number(by_name[name]) for name in class_names]
+            else:
+                rest = [
+                    text
+                    for name, probability in labels.ranking[1:]
+                    for text in (name, _number(probability))
+                ]
+            best = labels.ranking[0][1]
+            rows.writerow([labels.file, labels.label or "", _number(best), *rest])
+
+    return write
+
+
+def text_writer(stream: Stream) -> Write:
+    """Write aligned columns without ornaments, for a pipe or a file."""
+    widths: list[int] = []
+
+    def write(batch: Sequence[Labels]) -> None:
+        table = [_cells(labels) for labels in batch]
+        if not widths and table:  # of the first batch: a table must not wait for the last picture
+            widths.extend(max(map(len, column)) for column in zip(*table, strict=True))
+        for cells in table:
+            padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+            stream.write("  ".join(padded).rstrip() + "\n")
+        stream.flush()
+
+    return write
+
+
+def terminal_writer() -> Write:
+    """Print a table for people, piece by piece."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console()
+    widths: list[int] = []
+
+    def write(batch: Sequence[Labels]) -> None:
+        rows = [_cells(labels) for labels in batch]
+        if not rows:
+            return
+        table = Table(box=None, header_style="bold", pad_edge=False, show_header=not widths)
+        headings = ("file", "label", "probability", "next")
+        if not widths:
+            columns = zip(headings, *rows, strict=True)
+            widths.extend(max(map(len, column)) for column in columns)
+        for heading, width in zip(headings, widths, strict=True):
+            table.add_column(heading, min_width=width, overflow="fold")
+        for file, label, probability, following in rows:
+            style = "dim" if label == UNSURE else "bold"
+            table.add_row(
+                Text(file), Text(label, style=style), probability, Text(following, style="dim")
+            )
+        console.print(table)
+
+    return write
+
+
+def printable(text: str) -> str:
+    """Return text that a terminal shows as it is: a name may hold line ends and escape codes."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def _document(labels: Labels) -> Mapping[str, object]:
+    return {
+        "schema": SCHEMA,
+        "file": labels.file,
+        "label": labels.label,
+        "probability": labels.ranking[0][1],
+        "probabilities": dict(labels.ranking),
+    }
+
+
+def _cells(labels: Labels) -> tuple[str, str, str, str]:
+    unsure = labels.label is None
+    following = labels.ranking if unsure else labels.ranking[1:]
+    return (
+        printable(labels.file),
+        UNSURE if unsure else printable(labels.ranking[0][0]),
+        f"{labels.ranking[0][1]:.4f}",
+        ", ".join(f"{printable(name)} {probability:.3f}" for name, probability in following),
+    )
+
+
+def _number(probability: float) -> str:
+    return f"{probability:.6g}"

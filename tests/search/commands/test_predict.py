@@ -1,0 +1,296 @@
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ensembles.bundle import load_bundle
+from search.cli import main
+
+WriteBundle = Callable[..., Path]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a folder of three pictures, one of them in a folder below."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name in ("2.png", "10.png", "below/3.png"):
+        pixels = generator.integers(0, 256, (12, 10, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def documents(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_json_lines_hold_what_the_bundle_predicts(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    folder = write_tiny_bundle()
+
+    code = main(["predict", str(folder), str(photos), "--json"])
+
+    lines = documents(capsys.readouterr().out)
+    files = [photos / "2.png", photos / "10.png", photos / "below/3.png"]
+    bundle = load_bundle(folder)
+    rows = bundle.predict(files)
+    assert code == 0
+    assert [line["file"] for line in lines] == [str(file) for file in files]
+    for line, row in zip(lines, rows, strict=True):
+        assert line["schema"] == 1
+        assert line["label"] == bundle.classes[row.argmax()]
+        assert line["probability"] == pytest.approx(row.max(), abs=1e-6)
+        probabilities = line["probabilities"]
+        assert isinstance(probabilities, dict)
+        assert [probabilities[name] for name in bundle.classes] == pytest.approx(row, abs=1e-6)
+        assert list(probabilities.values()) == sorted(probabilities.values(), reverse=True)
+
+
+def test_a_pipe_gets_aligned_text_without_color_or_heading(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    main(["predict", str(write_tiny_bundle()), str(photos / "2.png"), str(photos / "10.png")])
+
+    captured = capsys.readouterr()
+    first, second = captured.out.splitlines()
+    assert captured.err == ""
+    assert "\x1b" not in captured.out
+    assert first.split()[0] == str(photos / "2.png")
+    assert first.split()[1] in ("cat", "dog", "owl")
+    assert first.index(first.split()[1]) == second.index(second.split()[1])
+    assert len(first.split()) == 3 + 4  # the two next classes
+
+
+def test_top_k_limits_the_classes(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    words = ["predict", str(write_tiny_bundle()), str(photos / "2.png"), "--top-k"]
+
+    main([*words, "1", "--json"])
+    main([*words, "2", "--json"])
+    main([*words, "9", "--json"])
+
+    sizes = [
+        len(str(line["probabilities"]).split(",")) for line in documents(capsys.readouterr().out)
+    ]
+    assert sizes == [1, 2, 3]
+
+
+def test_a_doubtful_picture_gets_no_label(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    words = ["predict", str(write_tiny_bundle()), str(photos / "2.png"), "--threshold", "1"]
+
+    assert main([*words, "--json"]) == 0
+    assert documents(capsys.readouterr().out)[0]["label"] is None
+    main(words)
+    assert capsys.readouterr().out.split()[1] == "-"
+
+
+def test_csv_has_a_column_for_each_class(
+    tmp_path: Path, photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    output = tmp_path / "out" / "labels.csv"
+
+    code = main(["predict", str(write_tiny_bundle()), str(photos), "--output", str(output)])
+
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert code == 0
+    assert capsys.readouterr().out == ""
+    assert list(rows[0]) == ["file", "label", "probability", "p(cat)", "p(dog)", "p(owl)"]
+    for row in rows:
+        assert sum(float(row[f"p({name})"]) for name in ("cat", "dog", "owl")) == pytest.approx(1)
+        assert row["probability"] == row[f"p({row['label']})"]
+    assert [path.name for path in output.parent.iterdir()] == ["labels.csv"]
+
+
+def test_csv_with_top_k_has_a_pair_of_columns_for_each_place(
+    tmp_path: Path, photos: Path, write_tiny_bundle: WriteBundle
+) -> None:
+    output = tmp_path / "labels.csv"
+
+    main(["predict", str(write_tiny_bundle()), str(photos), "--output", str(output), "--top-k=2"])
+
+    header, *rows = csv.reader(output.read_text().splitlines())
+    assert header == ["file", "label", "probability", "label_2", "probability_2"]
+    assert all(float(row[2]) >= float(row[4]) for row in rows)
+
+
+def test_jsonl_output_is_what_json_prints(
+    tmp_path: Path, photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    output = tmp_path / "labels.jsonl"
+
+    main(["predict", str(write_tiny_bundle()), str(photos), "--json", "--output", str(output)])
+
+    assert output.read_text() == capsys.readouterr().out
+
+
+def test_another_kind_of_output_is_refused(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    assert main(["predict", str(write_tiny_bundle()), str(photos), "--output", "a.xls"]) == 2
+    assert "--output must end in .csv or .jsonl, got 'a.xls'" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_goes_on(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    (photos / "9.png").write_bytes(b"broken")
+
+    code = main(["predict", str(write_tiny_bundle()), str(photos), "nowhere.png", "--json"])
+
+    captured = capsys.readouterr()
+    assert code == 5
+    assert len(documents(captured.out)) == 3
+    assert captured.err.splitlines() == [
+        "nowhere.png: no such file",
+        f"{photos / '9.png'}: not a picture in a known format",
+    ]
+
+
+@pytest.mark.parametrize("batch_size", ["1", "2", "3"])
+def test_batches_do_not_change_what_is_printed(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture, batch_size: str
+) -> None:
+    folder = str(write_tiny_bundle())
+
+    main(["predict", folder, str(photos), "--json"])
+    whole = documents(capsys.readouterr().out)
+    main(["predict", folder, str(photos), "--json", "--batch-size", batch_size])
+
+    parts = documents(capsys.readouterr().out)
+    assert [line["file"] for line in parts] == [line["file"] for line in whole]
+    assert [line["probability"] for line in parts] == pytest.approx(
+        [line["probability"] for line in whole], abs=1e-6
+    )
+
+
+def test_patterns_that_the_shell_left_alone_are_expanded(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    main(["predict", str(write_tiny_bundle()), f"{photos}/**/*.png", "--json"])
+
+    names = [Path(str(line["file"])).name for line in documents(capsys.readouterr().out)]
+    assert names == ["2.png", "10.png", "3.png"]
+
+
+def test_a_hyphen_reads_names_from_standard_input(
+    photos: Path,
+    write_tiny_bundle: WriteBundle,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos / '2.png'}\n\n{photos / 'below'}\n"))
+
+    code = main(["predict", str(write_tiny_bundle()), "-", "--json"])
+
+    names = [Path(str(line["file"])).name for line in documents(capsys.readouterr().out)]
+    assert (code, names) == (0, ["2.png", "3.png"])
+
+
+@pytest.mark.parametrize("words", [["nowhere"], ["*.nothing"], ["empty"], []])
+def test_no_picture_at_all_is_nothing_to_do(
+    tmp_path: Path,
+    write_tiny_bundle: WriteBundle,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+
+    assert main(["predict", str(write_tiny_bundle()), *words]) == 3
+    assert "no picture found" in capsys.readouterr().err
+
+
+def test_a_mistyped_flag_is_not_taken_for_a_file(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    assert main(["predict", str(write_tiny_bundle()), str(photos), "--jsn"]) == 2
+    assert "unknown option --jsn; did you mean '--json'" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_bundle_gives_one_line(photos: Path, capsys: Capture) -> None:
+    assert main(["predict", str(photos), str(photos)]) == 2
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"error: {photos}: manifest.json is missing.\n"
+
+
+@pytest.mark.parametrize(
+    ("device", "problem"),
+    [
+        ("gpu", "must be auto, cpu, cuda"),
+        ("meta", "must be auto, cpu"),
+        ("cuda:99", "torch finds"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture, device: str, problem: str
+) -> None:
+    assert main(["predict", str(write_tiny_bundle()), str(photos), "--device", device]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_names_cannot_send_commands_to_the_terminal(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    (photos / "2.png").rename(photos / "\x1b[31m\n.png")
+
+    main(["predict", str(write_tiny_bundle()), str(photos)])
+
+    assert "?[31m?.png" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_help_needs_no_torch_and_no_numpy() -> None:
+    code = (
+        "import sys\n"
+        "from search.cli import main\n"
+        "assert main(['predict', '--help']) == 0\n"
+        "assert not {'torch', 'numpy', 'optuna', 'PIL'} & set(sys.modules)\n"
+    )
+    root = Path(__file__).parents[3]
+    start = time.perf_counter()
+
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
+
+    assert outcome.returncode == 0, outcome.stderr
+    assert "--top-k" in outcome.stdout
+    assert time.perf_counter() - start < 10  # 0.3 seconds on a machine with nothing else to do
+
+
+@pytest.mark.slow
+def test_a_terminal_gets_a_table_with_a_heading(
+    photos: Path, write_tiny_bundle: WriteBundle
+) -> None:
+    root = Path(__file__).parents[3]
+    words = [sys.executable, "-m", "search", "predict", str(write_tiny_bundle()), str(photos)]
+    reader, writer = os.openpty()
+
+    outcome = subprocess.run(
+        words, cwd=root, stdout=writer, env={**os.environ, "COLUMNS": "200"}, check=False
+    )
+
+    os.close(writer)
+    shown = os.read(reader, 10_000).decode()
+    os.close(reader)
+    assert outcome.returncode == 0
+    assert all(heading in shown for heading in ("file", "label", "probability", "next"))
+    assert "10.png" in shown
