@@ -32,7 +32,13 @@ def normalize(
     Returns:
         Float32 images in channels_last memory: a view, the pixels are converted but not moved.
     """
-    return _standardize(images.float().permute(0, 3, 1, 2), mean, std)
+    pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
+    n, height, width, channels = pixels.shape
+    center, factor = _center_and_factor(mean, std, pixels.device)
+    # Line by line: with the channels alone in the inner loop this takes 7 times longer.
+    lines = pixels.view(n * height, width * channels)
+    lines.sub_(center.repeat(width)).mul_(factor.repeat(width))
+    return pixels.permute(0, 3, 1, 2)
 
 
 def pad_images(
@@ -121,7 +127,10 @@ def augment(
         std: Standard deviation of each channel, on the same scale.
         generator: On the CPU.
     """
-    pixels = images.float().permute(0, 3, 1, 2)
+    if not _is_needed(augmentation):
+        return normalize(images, mean, std)
+    # Channel by channel: colors are twice as fast so, and `grid_sample` returns it anyway.
+    pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     operations = None
     matrices = random_matrices(len(images), augmentation, generator)
     if augmentation.policy == "trivial":
@@ -134,7 +143,10 @@ def augment(
         pixels = adjust_randomly(pixels, operations)
     if augmentation.jitter > 0:
         pixels = jitter(pixels, augmentation.jitter, generator)
-    return erase(_standardize(pixels, mean, std), augmentation.erasing, generator)
+    center, factor = _center_and_factor(mean, std, pixels.device)
+    pixels = pixels.sub_(center.view(-1, 1, 1)).mul_(factor.view(-1, 1, 1))
+    erased = erase(pixels, augmentation.erasing, generator)
+    return erased.contiguous(memory_format=torch.channels_last)
 
 
 def erase(
@@ -158,21 +170,24 @@ def erase(
     starts = torch.randint(size - side + 1, (2, len(images), 1), generator=generator)
     steps = torch.arange(size)
     down, right = (steps >= starts) & (steps < starts + side)
-    inside = (down[:, None, :, None] & right[:, None, None, :]).to(
-        images.device, non_blocking=True
-    )
-    return images.masked_fill_(inside, 0.0)
+    kept = ~(down[:, None, :, None] & right[:, None, None, :])
+    # 12 times faster than `masked_fill_`.
+    return images.mul_(kept.to(images.device, images.dtype, non_blocking=True))
 
 
-def _standardize(
-    pixels: Float[Tensor, "n c h w"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Tensor, "n c h w"]:
-    """Subtract the mean and divide by the standard deviation, in place."""
-    center, factor = (
-        torch.tensor(values).to(pixels.device, non_blocking=True).view(1, -1, 1, 1)
-        for values in ([255 * value for value in mean], [1 / (255 * value) for value in std])
-    )
-    return pixels.sub_(center).mul_(factor)
+def _is_needed(augmentation: Augmentation) -> bool:
+    """Return whether `augment` has anything to do but to normalize."""
+    names = ("rotation", "scale", "shear", "jitter", "erasing")
+    return augmentation.policy != "none" or any(getattr(augmentation, name) for name in names)
+
+
+def _center_and_factor(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Return what to subtract from each channel of pixels up to 255, and then to multiply by."""
+    center = torch.tensor([255 * value for value in mean])
+    factor = torch.tensor([1 / (255 * value) for value in std])
+    return center.to(device, non_blocking=True), factor.to(device, non_blocking=True)
 
 
 def _reflect(positions: Int64[Tensor, " n"], size: int) -> Int64[Tensor, " n"]:

@@ -235,3 +235,21 @@ def test_one_square_of_each_image_is_erased() -> None:
 
 def test_an_erased_share_of_one_leaves_nothing() -> None:
     assert not erase(torch.ones(3, 1, 4, 4), 1.0, generator()).any()
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_augmented_batches_have_channels_last_memory(name: str) -> None:
+    augmentation = replace(NOTHING, **{name: EVERYTHING[name]})
+
+    augmented = augment(random_images(9), augmentation, mean=MEAN, std=STD, generator=generator())
+
+    assert augmented.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_cut_out_part_of_the_store_is_normalized_like_any_image() -> None:
+    images = random_images(3)
+
+    inside = normalize(pad_images(images, 2)[:, 2:-2, 2:-2], MEAN, STD)
+
+    assert torch.equal(inside, normalize(images, MEAN, STD))
+    assert inside.is_contiguous(memory_format=torch.channels_last)
