@@ -85,6 +85,12 @@ def test_few_images_leave_the_weights_near_equal_and_many_do_not() -> None:
     assert many[0] > 0.95
 
 
+def test_a_useless_model_keeps_the_little_weight_that_the_prior_gives_it() -> None:
+    weights = fit_shrunk(np.repeat([[0.9], [0.1]], 30_000, axis=1))
+
+    assert 0 < weights[1] < 1e-3
+
+
 def test_shrunk_weights_of_one_image_solve_the_quadratic() -> None:
     # Maximize log(w + 0.5 (1 - w)) + 15 log w + 15 log(1 - w): its slope is 0 where
     # 31 w^2 + 14 w - 15 = 0, so w = (45.34 - 14) / 62.

@@ -1,0 +1,185 @@
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from ensembles.builder import (
+    MAX_CANDIDATES,
+    METHODS,
+    Ensemble,
+    build,
+    build_all,
+    choose_method,
+    count_best_errors,
+    explain_refusal,
+)
+from ensembles.combination import Method
+from ensembles.errors import EnsembleError
+from ensembles.metrics import accuracy, log_loss
+from ensembles.pool import Pool
+
+RandomPool = Callable[..., Pool]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[Pool, Pool, dict[Method, Ensemble]]:
+    """All methods on one pool, and fresh images of the same kind."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(5, size=6000)
+    shared = generator.normal(size=(6000, 5))
+    shared[np.arange(6000), labels] += 1.5
+    logits = shared + generator.normal(size=(12, 6000, 5)) * np.linspace(1, 2, 12)[:, None, None]
+    pool = Pool.from_arrays(logits=logits * 1.5, labels=labels, names=list("abcdefghijkl"))
+    fit_pool = pool.select_images(np.arange(1000))
+    return fit_pool, pool.select_images(np.arange(1000, 6000)), build_all(fit_pool)
+
+
+def test_every_method_is_built(fitted: tuple[Pool, Pool, dict[Method, Ensemble]]) -> None:
+    _, _, ensembles = fitted
+
+    assert tuple(ensembles) == METHODS
+    assert all(ensembles[method].method == method for method in METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_ensemble_has_more_than_five_members_or_an_idle_one(
+    method: Method, fitted: tuple[Pool, Pool, dict[Method, Ensemble]]
+) -> None:
+    pool, _, ensembles = fitted
+    ensemble = ensembles[method]
+
+    assert 1 <= len(ensemble.members) <= 5
+    assert min(ensemble.combination.weights) > 0
+    assert list(ensemble.combination.weights) == sorted(ensemble.combination.weights)[::-1]
+    assert ensemble.names == tuple(pool.names[member] for member in ensemble.members)
+    assert ensemble.n_images == 1000
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("single",)])
+def test_every_ensemble_is_more_accurate_than_the_single_model_on_fresh_images(
+    method: Method, fitted: tuple[Pool, Pool, dict[Method, Ensemble]]
+) -> None:
+    _, fresh, ensembles = fitted
+
+    single = accuracy(ensembles["single"].predict(fresh), fresh.labels)
+
+    assert accuracy(ensembles[method].predict(fresh), fresh.labels) > single + 0.02
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "vote"])
+def test_a_temperature_never_raises_the_log_loss_of_the_fitting_images_by_much(
+    method: Method, fitted: tuple[Pool, Pool, dict[Method, Ensemble]]
+) -> None:
+    pool, _, ensembles = fitted
+    best = pool.log_losses().min()
+
+    assert log_loss(ensembles[method].predict(pool), pool.labels) < best
+
+
+def test_the_log_linear_pool_and_votes_have_no_temperature_of_their_own(
+    fitted: tuple[Pool, Pool, dict[Method, Ensemble]],
+) -> None:
+    _, _, ensembles = fitted
+
+    plain = {name for name, each in ensembles.items() if each.combination.temperature == 1.0}
+    assert plain == {"vote", "llp", "stack"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_permuted_pool_gives_the_same_members_by_name(
+    method: Method, fitted: tuple[Pool, Pool, dict[Method, Ensemble]]
+) -> None:
+    pool, fresh, ensembles = fitted
+    permuted = pool.select(np.random.default_rng(1).permutation(pool.n_models))
+
+    ensemble = build(permuted, method=method)
+
+    if method == "bagged_greedy":  # its bags are drawn by position
+        return
+    assert set(ensemble.names) == set(ensembles[method].names)
+    np.testing.assert_allclose(
+        ensemble.predict(fresh), ensembles[method].predict(fresh), atol=0.02
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_ensemble_of_copies_is_as_accurate_as_the_copy(
+    method: Method, random_pool: RandomPool
+) -> None:
+    copies = random_pool(n_models=1, n_images=600).select([0])
+    copies = Pool.from_arrays(
+        log_probabilities=np.repeat(copies.log_probabilities, 3, axis=0), labels=copies.labels
+    )
+
+    ensemble = build(copies, method=method)
+
+    if method == "stack":  # it may trust classes differently
+        return
+    np.testing.assert_array_equal(
+        ensemble.predict(copies).argmax(axis=1), copies.log_probabilities[0].argmax(axis=1)
+    )
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "stack"])
+def test_a_pool_of_one_model_and_one_image_gives_that_model(method: Method) -> None:
+    pool = Pool.from_arrays(probabilities=np.array([[[0.7, 0.3]]]), labels=np.array([0]))
+
+    ensemble = build(pool, method=method)
+
+    assert ensemble.members == (0,)
+    assert ensemble.predict(pool).argmax() == 0
+
+
+def test_only_the_best_candidates_are_seen() -> None:
+    right = np.full((MAX_CANDIDATES + 6, 4), 0.6)
+    right[:6] = 0.1
+    # Each of the six bad models knows one image that no other does.
+    right[0, 0] = 0.99
+    pool = Pool.from_arrays(
+        probabilities=np.stack([right, 1 - right], axis=2), labels=np.zeros(4, dtype=np.int64)
+    )
+
+    assert build(pool, method="greedy").members[0] == 6
+
+
+def test_the_rule_follows_the_errors_of_the_best_model(
+    pool_of: Callable[[Sequence[Sequence[float]]], Pool],
+) -> None:
+    def pool_with_errors(n_errors: int) -> Pool:
+        return pool_of([[0.4] * n_errors + [0.9] * 100, [0.3] * 100 + [0.6] * n_errors])
+
+    assert count_best_errors(pool_with_errors(49)) == 49
+    assert choose_method(pool_with_errors(49)) == "bagged_greedy"
+    assert choose_method(pool_with_errors(50)) == "llp"
+    assert build(pool_with_errors(49)).method == "bagged_greedy"
+    assert build(pool_with_errors(50)).method == "llp"
+
+
+def test_stacking_is_left_out_below_the_images_it_needs(random_pool: RandomPool) -> None:
+    pool = random_pool(n_images=499)
+
+    assert "stack" not in build_all(pool)
+    assert explain_refusal(pool, "llp") is None
+    with pytest.raises(EnsembleError, match="needs at least 500 images to fit on, got 499"):
+        build(pool, method="stack")
+
+
+def test_a_limit_of_one_member_gives_one_member(random_pool: RandomPool) -> None:
+    pool = random_pool(n_images=600)
+
+    ensembles = build_all(pool, max_members=1)
+
+    assert {len(ensemble.members) for ensemble in ensembles.values()} == {1}
+
+
+def test_a_limit_of_no_members_is_refused(random_pool: RandomPool) -> None:
+    with pytest.raises(EnsembleError, match="max_members must be at least 1, got 0"):
+        build(random_pool(), max_members=0)
+
+
+def test_predictions_of_a_missing_member_are_refused(random_pool: RandomPool) -> None:
+    pool = random_pool()
+    ensemble = build(pool, method="soft")
+
+    with pytest.raises(EnsembleError, match="no predictions of"):
+        ensemble.predict(pool.select([ensemble.members[0]]))

@@ -1,0 +1,203 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom, binomtest
+
+from ensembles.builder import build
+from ensembles.combination import Method
+from ensembles.comparison import (
+    Comparison,
+    Interval,
+    compare,
+    find_smallest_visible,
+    find_wilson_interval,
+    mcnemar,
+)
+from ensembles.errors import EnsembleError
+from ensembles.pool import Pool
+
+
+def predict(right: np.ndarray, sure: float = 0.9) -> np.ndarray:
+    """Return two-class predictions for label 0: right or wrong, with this confidence."""
+    of_true = np.where(right, sure, 1 - sure)
+    logarithms: np.ndarray = np.log(np.stack([of_true, 1 - of_true], axis=1))
+    return logarithms
+
+
+def compare_counts(both: int, only_ensemble: int, only_single: int, neither: int) -> Comparison:
+    counts = [both, only_ensemble, only_single, neither]
+    ensemble_right = np.repeat([True, True, False, False], counts)
+    single_right = np.repeat([True, False, True, False], counts)
+    labels = np.zeros(sum(counts), dtype=np.int64)
+    return compare(predict(ensemble_right), predict(single_right), labels)
+
+
+def test_mcnemar_counts_coin_tosses() -> None:
+    assert mcnemar(0, 0) == 1
+    assert mcnemar(6, 0) == pytest.approx(2 / 64)
+    assert mcnemar(5, 0) == pytest.approx(2 / 32)
+    assert mcnemar(12, 9) == pytest.approx(2 * binom.cdf(9, 21, 0.5))
+    assert mcnemar(9, 12) == pytest.approx(binomtest(9, 21).pvalue)
+
+
+def test_six_images_on_one_side_decide_and_five_do_not() -> None:
+    assert compare_counts(170, 6, 0, 4).verdict == "better"
+    assert compare_counts(170, 5, 0, 5).verdict == "not distinguishable"
+    assert compare_counts(170, 0, 6, 4).verdict == "worse"
+
+
+def test_the_differences_are_paired_counts() -> None:
+    comparison = compare_counts(80, 12, 2, 6)
+
+    assert comparison.only_ensemble_right == 12
+    assert comparison.only_single_right == 2
+    assert comparison.accuracy == pytest.approx(0.92)
+    assert comparison.single_accuracy == pytest.approx(0.82)
+    assert comparison.accuracy_difference == pytest.approx(0.10)
+    assert comparison.log_loss_difference == pytest.approx(-0.10 * np.log(9))
+
+
+def test_the_interval_of_the_difference_is_near_the_normal_one() -> None:
+    comparison = compare_counts(8000, 900, 600, 500)
+
+    error = np.sqrt(1500 / 10_000 - 0.03**2) / 100
+    interval = comparison.accuracy_interval
+    assert interval.low == pytest.approx(0.03 - 1.96 * error, abs=5e-4)
+    assert interval.high == pytest.approx(0.03 + 1.96 * error, abs=5e-4)
+    # each discordant image moves the log-loss by log 9 and nothing else does
+    scaled = comparison.log_loss_interval
+    assert scaled.low == pytest.approx(-interval.high * np.log(9), abs=2e-3)
+    assert scaled.high == pytest.approx(-interval.low * np.log(9), abs=2e-3)
+
+
+def test_the_bootstrap_keeps_the_images_of_each_class() -> None:
+    # All images of class 0 are gained, none of class 1: resampling within classes moves nothing.
+    labels = np.repeat([0, 1], [30, 70])
+    first = np.log(np.where(labels[:, None] == [0, 1], 0.9, 0.1))
+    second = np.tile(np.log([0.1, 0.9]), (100, 1))
+
+    comparison = compare(first, second, labels)
+
+    assert comparison.accuracy_interval == Interval(low=0.3, high=0.3)
+    assert comparison.log_loss_interval.low == pytest.approx(-0.3 * np.log(9))
+
+
+def test_the_same_seed_gives_the_same_intervals() -> None:
+    assert compare_counts(50, 20, 10, 20) == compare_counts(50, 20, 10, 20)
+
+
+def test_wilson_intervals_worked_out_by_hand() -> None:
+    interval = find_wilson_interval(8, 10)
+
+    # (0.8 + 0.19207 -+ 1.96 sqrt(0.016 + 0.0096036)) / 1.384146
+    assert interval.low == pytest.approx(0.4902, abs=1e-4)
+    assert interval.high == pytest.approx(0.9433, abs=1e-4)
+    assert find_wilson_interval(10, 10).high == pytest.approx(1)
+    assert find_wilson_interval(0, 10).low == 0
+
+
+def test_the_smallest_visible_difference_follows_the_disagreement() -> None:
+    assert find_smallest_visible(138, 4600) == pytest.approx(0.005, abs=1e-5)
+    assert find_smallest_visible(0, 180) == pytest.approx(6 / 180)
+
+
+def test_the_sentence_of_a_better_ensemble() -> None:
+    comparison = compare_counts(8000, 900, 600, 500)
+
+    sentence = comparison.sentence(method="llp", n_members=5, cost_ratio=5.0)
+
+    assert sentence.startswith(
+        "The ensemble (llp, 5 members) is better than the best single trial by 3.00 points of "
+        "accuracy (95 % interval 2.3 to 3.8, McNemar p = 9.5e-15, "
+    )
+    assert sentence.endswith("10,000 test images).")
+
+
+def test_the_sentence_of_a_worse_ensemble() -> None:
+    comparison = compare_counts(8000, 600, 900, 500)
+
+    sentence = comparison.sentence(method="vote", n_members=3, cost_ratio=3.0)
+
+    assert "is worse than the best single trial by 3.00 points" in sentence
+    assert "interval 2.2 to 3.7" in sentence
+    assert sentence.endswith("Export the single model.")
+
+
+def test_the_sentence_of_an_undecided_comparison() -> None:
+    comparison = compare_counts(170, 3, 2, 5)
+
+    sentence = comparison.sentence(method="bagged_greedy", n_members=4, cost_ratio=4.0)
+
+    assert sentence == (
+        "The ensemble (bagged_greedy, 4 members) is not distinguishable from the best single "
+        "trial on 180 test images (difference +0.56 points, 95 % interval -1.7 to +2.8, "
+        "p = 1.00; a difference below about 3.3 points could not be seen): exporting the single "
+        "model is as good and 4.0 times cheaper."
+    )
+
+
+def test_a_clear_gain_in_log_loss_is_told_though_accuracy_is_undecided() -> None:
+    right = np.repeat([True, False], [900, 100])
+    labels = np.zeros(1000, dtype=np.int64)
+    comparison = compare(predict(right, 0.8), predict(right, 0.99), labels)
+
+    sentence = comparison.sentence(method="soft", n_members=2, cost_ratio=1.0)
+
+    assert comparison.verdict == "not distinguishable"
+    assert "exporting the single model is as accurate. Its log-loss is clearly lower" in sentence
+
+
+def test_a_log_loss_that_contradicts_accuracy_is_told() -> None:
+    comparison = replace(
+        compare_counts(70, 20, 1, 9),
+        log_loss_difference=0.1,
+        log_loss_interval=Interval(low=0.05, high=0.15),
+    )
+
+    sentence = comparison.sentence(method="soft", n_members=2, cost_ratio=2.0)
+
+    assert "is better than" in sentence
+    assert sentence.endswith("higher, by 0.100 nats (95 % interval 0.050 to 0.150).")
+
+
+def test_the_single_model_is_not_compared_with_itself() -> None:
+    comparison = compare_counts(90, 0, 0, 10)
+
+    sentence = comparison.sentence(method="single", n_members=1, cost_ratio=1.0)
+
+    assert comparison.verdict == "not distinguishable"
+    assert sentence.startswith("The best single trial is the choice itself")
+    assert "accuracy 90.00 % on 100 test images" in sentence
+
+
+def test_an_underflowing_p_value_is_a_bound() -> None:
+    comparison = compare_counts(0, 3000, 0, 0)
+
+    assert "McNemar p < 1e-300" in comparison.sentence(method="llp", n_members=2, cost_ratio=2)
+
+
+def test_a_comparison_without_images_is_refused() -> None:
+    none = np.zeros((0, 2))
+
+    with pytest.raises(EnsembleError, match="at least one test image"):
+        compare(none, none, np.zeros(0, dtype=np.int64))
+
+
+def test_ensembles_of_pure_noise_are_seldom_called_better_or_worse() -> None:
+    methods: tuple[Method, ...] = ("bagged_greedy", "llp")
+    generator = np.random.default_rng(0)
+    n_called = 0
+    for number in range(100):
+        labels = generator.integers(3, size=300)
+        pool = Pool.from_arrays(logits=generator.normal(size=(8, 300, 3)), labels=labels)
+        fit_pool = pool.select_images(np.arange(100))
+        fresh = pool.select_images(np.arange(100, 300))
+        ensemble = build(fit_pool, method=methods[number % 2])
+        single = build(fit_pool, method="single")
+        comparison = compare(
+            ensemble.predict(fresh), single.predict(fresh), fresh.labels, n_resamples=2
+        )
+        n_called += comparison.verdict != "not distinguishable"
+
+    assert n_called <= 10

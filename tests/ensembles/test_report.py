@@ -1,0 +1,143 @@
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from ensembles.builder import Ensemble, build_all, explain_refusal
+from ensembles.combination import Method
+from ensembles.comparison import compare
+from ensembles.errors import EnsembleError
+from ensembles.pool import Pool
+from ensembles.report import Report, evaluate_all, measure
+
+RandomPool = Callable[..., Pool]
+
+
+def split(pool: Pool, n_fit: int) -> tuple[Pool, Pool]:
+    rows = np.arange(pool.n_images)
+    return pool.select_images(rows[:n_fit]), pool.select_images(rows[n_fit:])
+
+
+@pytest.fixture
+def report(random_pool: RandomPool) -> Report:
+    fit_pool, test_pool = split(random_pool(n_images=900), 300)
+    refusal = explain_refusal(fit_pool, "stack")
+    return evaluate_all(
+        build_all(fit_pool),
+        choice="llp",
+        fit_pool=fit_pool,
+        test_pool=test_pool,
+        refused={"stack": str(refusal)},
+        n_test_openings=2,
+    )
+
+
+def test_every_ensemble_has_a_row_and_every_refusal_its_reason(report: Report) -> None:
+    methods = [row.method for row in report.rows]
+
+    assert methods[0] == "single"
+    assert len(methods) == 9
+    assert "needs at least 500 images" in report.refused["stack"]
+    assert report.n_test_openings == 2
+    assert {row.method for row in report.rows if not row.is_calibrated} == {"vote"}
+
+
+def test_figures_on_test_and_fitting_images_stand_apart(report: Report) -> None:
+    assert {row.test.n_images for row in report.rows} == {600}
+    assert {row.fitted_on.n_images for row in report.rows} == {300}
+
+
+def test_the_verdict_compares_the_choice_with_the_single_model(random_pool: RandomPool) -> None:
+    fit_pool, test_pool = split(random_pool(n_images=900), 300)
+    ensembles = build_all(fit_pool)
+
+    report = evaluate_all(ensembles, choice="soft", fit_pool=fit_pool, test_pool=test_pool)
+
+    assert report.comparison == compare(
+        ensembles["soft"].predict(test_pool),
+        ensembles["single"].predict(test_pool),
+        test_pool.labels,
+    )
+    assert report.chosen_row.method == "soft"
+    assert report.sentence.startswith("The ensemble (soft, 5 members) is")
+    assert report.single == ensembles["single"].names[0]
+
+
+def test_cost_is_counted_in_single_models(random_pool: RandomPool) -> None:
+    plain = random_pool(n_models=2)
+    pool = Pool.from_arrays(
+        log_probabilities=plain.log_probabilities, labels=plain.labels, costs=[2, 6]
+    )
+    ensembles = build_all(pool)
+    best = ensembles["single"].members[0]
+
+    report = evaluate_all(ensembles, choice="soft", fit_pool=pool, test_pool=pool)
+
+    assert report.rows[0].cost == 1
+    assert report.chosen_row.cost == pytest.approx(8 / (2, 6)[best])
+
+
+def test_test_predictions_are_found_by_name_in_any_order(random_pool: RandomPool) -> None:
+    fit_pool, test_pool = split(random_pool(n_images=900), 300)
+    built = build_all(fit_pool)
+    ensembles: dict[Method, Ensemble] = {"single": built["single"], "llp": built["llp"]}
+    needed = sorted({name for each in ensembles.values() for name in each.names}, reverse=True)
+
+    whole = evaluate_all(ensembles, choice="llp", fit_pool=fit_pool, test_pool=test_pool)
+    part = evaluate_all(
+        ensembles, choice="llp", fit_pool=fit_pool, test_pool=test_pool.select_names(needed)
+    )
+
+    assert part == whole
+
+
+def test_the_choice_may_be_the_single_model(random_pool: RandomPool) -> None:
+    pool = random_pool()
+
+    report = evaluate_all(build_all(pool), choice="single", fit_pool=pool, test_pool=pool)
+
+    assert "is the choice itself" in report.sentence
+    assert report.comparison.p_value == 1
+
+
+def test_a_report_read_from_json_text_is_the_same(report: Report) -> None:
+    assert Report.from_json(json.loads(json.dumps(report.to_json(), allow_nan=False))) == report
+
+
+def test_json_that_is_no_report_is_refused(report: Report) -> None:
+    with pytest.raises(EnsembleError, match="no report of ensembles: 1 validation error"):
+        Report.from_json(report.to_json() | {"rows": "none"})
+    with pytest.raises(EnsembleError, match="no report of ensembles"):
+        Report.from_json({"rows": {1, 2}})
+
+
+def test_a_report_without_the_choice_or_the_single_model_is_refused(
+    random_pool: RandomPool,
+) -> None:
+    pool = random_pool()
+    ensembles = build_all(pool)
+    without_single: dict[Method, Ensemble] = {"llp": ensembles["llp"]}
+
+    with pytest.raises(EnsembleError, match="needs the ensembles stack"):
+        evaluate_all(ensembles, choice="stack", fit_pool=pool, test_pool=pool)
+    with pytest.raises(EnsembleError, match="needs the ensembles single"):
+        evaluate_all(without_single, choice="llp", fit_pool=pool, test_pool=pool)
+
+
+def test_pools_of_other_classes_are_refused(random_pool: RandomPool) -> None:
+    pool, other = random_pool(), random_pool(n_classes=3)
+
+    with pytest.raises(EnsembleError, match=r"same classes, got 0, 1, 2, 3 and 0, 1, 2\."):
+        evaluate_all(build_all(pool), choice="llp", fit_pool=pool, test_pool=other)
+
+
+def test_figures_of_three_right_of_four() -> None:
+    logarithms = np.log(np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.9, 0.1]]))
+
+    figures = measure(logarithms, np.array([0, 0, 0, 1]))
+
+    assert figures.accuracy == 0.75
+    assert figures.accuracy_interval.low == pytest.approx(0.3006, abs=1e-4)
+    assert figures.balanced_accuracy == 0.5
+    assert figures.log_loss == pytest.approx(-(3 * np.log(0.9) + np.log(0.1)) / 4)
