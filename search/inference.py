@@ -1,7 +1,9 @@
-"""What `predict` and `evaluate` share: a bundle on a device, and pictures by their names."""
+"""What `predict` and `evaluate` share: pictures by their names, a device, what goes to stderr."""
 
 import glob
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from search.errors import ConfigError
@@ -93,6 +95,39 @@ def choose_device(name: str) -> str:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device {name}: must be auto, cpu, cuda or cuda:N, got {name!r}.")
     return str(device)
+
+
+class Complaints:
+    """Names on stderr what could not be read, and counts it."""
+
+    def __init__(self) -> None:
+        self.n_problems = 0
+
+    def add(self, name: str, problem: str) -> None:
+        """Name one file or word."""
+        self.n_problems += 1
+        print(f"{printable(name)}: {printable(problem)}", file=sys.stderr)  # noqa: T201
+
+
+@contextmanager
+def picture_counter(*, visible: bool) -> Iterator[Callable[[int], None]]:
+    """Count the pictures on stderr, where a long silence would look like a hang."""
+    from rich.console import Console  # noqa: PLC0415
+
+    n_pictures = 0
+    with Console(stderr=True, quiet=not visible).status("0 pictures") as status:
+
+        def show_count(n_more: int) -> None:
+            nonlocal n_pictures
+            n_pictures += n_more
+            status.update(f"{n_pictures:,} pictures")
+
+        yield show_count
+
+
+def printable(text: str) -> str:
+    """Return text that a terminal shows as it is: a name may hold line ends and escape codes."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _names(words: Sequence[str], lines: Iterable[str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from search.inference import printable
 from search.paths import written_whole
 
 SCHEMA = 1
@@ -207,11 +208,6 @@ def terminal_writer() -> Write:
         console.print(table)
 
     return write
-
-
-def printable(text: str) -> str:
-    """Return text that a terminal shows as it is: a name may hold line ends and escape codes."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _document(labels: Labels) -> Mapping[str, object]:

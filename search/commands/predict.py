@@ -1,8 +1,6 @@
 """Labels for pictures from an exported bundle; needs neither a study nor Optuna."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated
@@ -42,19 +40,19 @@ def main(
         device: auto, cpu, cuda or, for example, cuda:1.
     """
     # Imported late, so that --help and a mistyped name need not wait for NumPy and torch.
-    from search.inference import find_pictures, refuse_unknown_flags  # noqa: PLC0415
+    from search.inference import Complaints, find_pictures, refuse_unknown_flags  # noqa: PLC0415
 
     refuse_unknown_flags(paths, _FLAGS)
     if output is not None and output.suffix not in (".csv", ".jsonl"):
         raise ConfigError(f"--output must end in .csv or .jsonl, got {str(output)!r}.")
-    complaints = _Complaints()
+    complaints = Complaints()
     pictures = find_pictures(paths, sys.stdin, complain=complaints.add)
     first = next(pictures, None)
     if first is None:
         raise NothingToDoError(f"no picture found in {', '.join(paths) or 'no files'}.")
 
     from ensembles.bundle import load_bundle  # noqa: PLC0415
-    from search.inference import choose_device  # noqa: PLC0415
+    from search.inference import choose_device, picture_counter  # noqa: PLC0415
     from search.labels import open_writers, rank_classes  # noqa: PLC0415
 
     loaded = load_bundle(bundle, device=choose_device(device))
@@ -65,7 +63,7 @@ def main(
     size = batch_size or loaded.default_batch_size
     predictions = loaded.predict_each(chain([first], pictures), batch_size=size)
     with (
-        _counter(visible=not prints_table and sys.stderr.isatty()) as show_count,
+        picture_counter(visible=not prints_table and sys.stderr.isatty()) as show_count,
         open_writers(
             sys.stdout,
             json_lines=json,
@@ -93,33 +91,3 @@ def main(
             )
             show_count(len(batch))
     return _PARTS_MISSING if complaints.n_problems else 0
-
-
-class _Complaints:
-    """Names on stderr what could not be read, and counts it."""
-
-    def __init__(self) -> None:
-        self.n_problems = 0
-
-    def add(self, name: str, problem: str) -> None:
-        """Name one file or word."""
-        from search.labels import printable  # noqa: PLC0415
-
-        self.n_problems += 1
-        print(f"{printable(name)}: {printable(problem)}", file=sys.stderr)
-
-
-@contextmanager
-def _counter(*, visible: bool) -> Iterator[Callable[[int], None]]:
-    """Count the pictures on stderr, where a long silence would look like a hang."""
-    from rich.console import Console  # noqa: PLC0415
-
-    n_pictures = 0
-    with Console(stderr=True, quiet=not visible).status("0 pictures") as status:
-
-        def show_count(n_more: int) -> None:
-            nonlocal n_pictures
-            n_pictures += n_more
-            status.update(f"{n_pictures:,} pictures")
-
-        yield show_count
