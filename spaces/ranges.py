@@ -82,7 +82,7 @@ class Space:
 
     optimizers: Choices[OptimizerName] = ("sgd", "adamw", "adam", "rmsprop", "adagrad")
     """Rule of the update."""
-    learning_rate_factor: Range = (0.05, 5.0)
+    learning_rate_factor: Range = (0.2, 5.0)
     """Times the base rate of the optimizer at its batch size; logarithmic."""
     momentum: Range = (0.8, 0.95)
     """Momentum of SGD and RMSprop, first beta of Adam, in steps of 0.05."""
