@@ -125,7 +125,8 @@ def _minimize(problem: LogLinearProblem) -> tuple[Float64[np.ndarray, " models"]
         method="L-BFGS-B",
         jac=True,
         bounds=[(0, None)] * problem.n_models,
-        options={"ftol": 1e-9, "gtol": 1e-6},
+        # Tighter is lost in single precision: 36 evaluations instead of 18, loss within 3e-9.
+        options={"ftol": 1e-8, "gtol": 1e-5},
     )
     # A member costs a forward pass, so a weight that changes nothing is none.
     weights: np.ndarray = np.where(result.x < _NEGLIGIBLE, 0, result.x)

@@ -105,7 +105,7 @@ def test_a_combination_read_from_json_text_predicts_the_same_bits(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"wieghts": [1.0]}, "wieghts"),
+        ({"shares": [1.0]}, "shares"),
         ({"space": "prob"}, "space"),
         ({"weights": ["1.0", "0.0"]}, "weights"),
         ({"temperature": float("nan")}, "temperature"),
