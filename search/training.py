@@ -314,8 +314,7 @@ def _freeze_stem(network: nn.Module) -> None:
 def _is_finite(network: nn.Module) -> bool:
     """Return whether no weight and no statistic is infinite or not a number."""
     tensors = [*network.parameters(), *network.buffers()]
-    sums = [tensor.double().sum() for tensor in tensors]
-    return bool(torch.stack(sums).isfinite().all())
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def _get_global_random(device: torch.device) -> dict[str, Tensor]:
