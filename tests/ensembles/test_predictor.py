@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ensembles.predictor import predict_log_probabilities
+from ensembles.combination import Combination, Space
+from ensembles.errors import EnsembleError
+from ensembles.inputs import ImageInput
+from ensembles.predictor import Predictor, active_members, predict_log_probabilities
 
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.25, 0.25, 0.25)
@@ -112,3 +116,81 @@ def test_bfloat16_changes_the_probabilities_only_a_little() -> None:
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough.exp(), exact.exp(), atol=0.05, rtol=0)
     torch.testing.assert_close(rough.exp().sum(1), torch.ones(7))
+
+
+class Forbidden(nn.Module):
+    """A member that must not be asked."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise RuntimeError(f"asked for {len(images)} images")
+
+
+def make_predictor(combination: Combination, *networks: nn.Module) -> Predictor:
+    image_input = ImageInput(size=8, channels=3, mean=MEAN, std=STD)
+    return Predictor(networks=networks, combination=combination, image_input=image_input)
+
+
+def test_members_are_combined_as_the_combination_says() -> None:
+    first, second, images = make_network(), ChannelMeans(), make_images()
+    combination = Combination(
+        method="llp", space="logarithm", weights=(0.5, 0.75), temperature=2.0
+    )
+
+    result = make_predictor(combination, first, second).predict_log_probabilities(images)
+
+    rows = [
+        predict_log_probabilities(network, images, mean=MEAN, std=STD).numpy()
+        for network in (first, second)
+    ]
+    np.testing.assert_allclose(result, combination.combine(np.stack(rows)), atol=1e-6)
+
+
+@pytest.mark.parametrize("space", ["probability", "vote"])
+def test_members_without_weight_are_not_run(space: Space) -> None:
+    combination = Combination(method="greedy", space=space, weights=(0.0, 1.0, 0.0))
+
+    result = make_predictor(
+        combination, Forbidden(), ChannelMeans(), Forbidden()
+    ).predict_log_probabilities(make_images())
+
+    alone = Combination(method="single", space=space, weights=(1.0,))
+    np.testing.assert_allclose(
+        result, make_predictor(alone, ChannelMeans()).predict_log_probabilities(make_images())
+    )
+
+
+def test_a_stack_runs_the_members_that_its_classes_need() -> None:
+    combination = Combination(
+        method="stack",
+        space="stack",
+        weights=(0.5, 0.5),
+        class_weights=((0.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
+        class_biases=(0.0, 0.0, 0.0),
+    )
+
+    assert active_members(combination) == (1,)
+    result = make_predictor(combination, Forbidden(), ChannelMeans()).predict_log_probabilities(
+        make_images()
+    )
+    np.testing.assert_allclose(np.exp(result).sum(axis=1), 1.0)
+
+
+def test_a_stack_of_biases_alone_still_knows_how_many_images_there_are() -> None:
+    combination = Combination(
+        method="stack",
+        space="stack",
+        weights=(1.0,),
+        class_weights=((0.0, 0.0, 0.0),),
+        class_biases=(0.0, 0.0, float(np.log(2))),
+    )
+
+    result = make_predictor(combination, ChannelMeans()).predict_log_probabilities(make_images())
+
+    np.testing.assert_allclose(np.exp(result), np.tile([0.25, 0.25, 0.5], (7, 1)))
+
+
+def test_weights_without_networks_are_refused() -> None:
+    combination = Combination(method="soft", space="probability", weights=(0.5, 0.5))
+
+    with pytest.raises(EnsembleError, match="2 members, got 1 networks"):
+        make_predictor(combination, ChannelMeans())
