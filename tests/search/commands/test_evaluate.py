@@ -153,7 +153,7 @@ def test_a_missed_bar_is_told_by_the_exit_code(
 @pytest.mark.parametrize(
     ("bar", "problem"),
     [
-        ("acuracy=1", "unknown metric; did you mean 'accuracy'"),
+        ("accuracyy=1", "unknown metric; did you mean 'accuracy'"),
         ("accuracy", "must be METRIC=NUMBER"),
         ("accuracy=high", "must be METRIC=NUMBER"),
     ],
