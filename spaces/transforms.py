@@ -127,26 +127,10 @@ def augment(
         std: Standard deviation of each channel, on the same scale.
         generator: On the CPU.
     """
-    if not _is_needed(augmentation):
-        return normalize(images, mean, std)
-    # Channel by channel: colors are twice as fast so, and `grid_sample` returns it anyway.
-    pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    operations = None
-    matrices = random_matrices(len(images), augmentation, generator)
-    if augmentation.policy == "trivial":
-        operations = draw_operations(len(images), generator)
-        moved = operation_matrices(operations, size=images.shape[1])
-        matrices = moved if matrices is None else matrices @ moved
-    if matrices is not None:
-        pixels = warp(pixels, matrices)
-    if operations is not None:
-        pixels = adjust_randomly(pixels, operations)
-    if augmentation.jitter > 0:
-        pixels = jitter(pixels, augmentation.jitter, generator)
-    center, factor = _center_and_factor(mean, std, pixels.device)
-    pixels = pixels.sub_(center.view(-1, 1, 1)).mul_(factor.view(-1, 1, 1))
-    erased = erase(pixels, augmentation.erasing, generator)
-    return erased.contiguous(memory_format=torch.channels_last)
+    varied = _vary(images, augmentation, mean, std, generator)
+    if varied is None:
+        varied = normalize(images, mean, std)
+    return erase(varied, augmentation.erasing, generator)
 
 
 def erase(
@@ -171,14 +155,37 @@ def erase(
     steps = torch.arange(size)
     down, right = (steps >= starts) & (steps < starts + side)
     kept = ~(down[:, None, :, None] & right[:, None, None, :])
-    # 12 times faster than `masked_fill_`.
+    # 2 to 12 times faster than `masked_fill_`.
     return images.mul_(kept.to(images.device, images.dtype, non_blocking=True))
 
 
-def _is_needed(augmentation: Augmentation) -> bool:
-    """Return whether `augment` has anything to do but to normalize."""
-    names = ("rotation", "scale", "shear", "jitter", "erasing")
-    return augmentation.policy != "none" or any(getattr(augmentation, name) for name in names)
+def _vary(
+    images: UInt8[Tensor, "n h w c"],
+    augmentation: Augmentation,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    generator: Generator,
+) -> Float[Tensor, "n c h w"] | None:
+    """Vary geometry and color, then normalize; None where there is nothing to vary."""
+    n, size = images.shape[:2]
+    matrices = random_matrices(n, augmentation, generator)
+    operations = draw_operations(n, generator) if augmentation.policy == "trivial" else None
+    if matrices is None and operations is None and augmentation.jitter == 0:
+        return None
+    # Channel by channel: colors are twice as fast so, and `grid_sample` returns it anyway.
+    pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    if operations is not None:
+        moved = operation_matrices(operations, size=size)
+        matrices = moved if matrices is None else matrices @ moved
+    if matrices is not None:
+        pixels = warp(pixels, matrices)
+    if operations is not None:
+        pixels = adjust_randomly(pixels, operations)
+    if augmentation.jitter > 0:
+        pixels = jitter(pixels, augmentation.jitter, generator)
+    center, factor = _center_and_factor(mean, std, pixels.device)
+    pixels = pixels.sub_(center.view(-1, 1, 1)).mul_(factor.view(-1, 1, 1))
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def _center_and_factor(
