@@ -15,13 +15,10 @@ Commands are imported when they are called, so that `--help` needs neither torch
 
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
-from pydantic import ValidationError
 
 from ensembles.errors import BundleError, EnsembleError
-from search.config import explain
 from search.errors import ConfigError, NothingToDoError, SearchError
 from spaces.errors import SpaceError
 
@@ -53,7 +50,8 @@ def make_app() -> App:
     app = App(
         name="search",
         help="Hyperparameter search and honest ensembles for image classification.",
-        version=f"concertino {version('concertino')}",
+        help_format="plaintext",
+        version=_version,
     )
     for name, text in COMMANDS.items():
         app.command(f"search.commands.{name}:main", name=name, help=text)
@@ -87,12 +85,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415  # a tenth of a second
+
+    return f"concertino {version('concertino')}"
+
+
 def _refuse(message: str, code: int) -> int:
     print(f"error: {message}", file=sys.stderr)
     return code
 
 
 def _usage_message(error: CycloptsError) -> str:
+    from pydantic import ValidationError  # noqa: PLC0415  # not on the way of --help
+
+    from search.config import explain  # noqa: PLC0415
+
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ValidationError):
         return f"--{explain(cause)}"

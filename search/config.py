@@ -16,6 +16,7 @@ from search.errors import ConfigError
 from search.narrowing import narrow
 from search.words import suggestion
 from spaces.space import SPACES, Space
+from spaces.trial import Value
 
 Sampler = Literal["tpe", "random", "grid", "gp", "cmaes", "nsga2"]
 Pruner = Literal["median", "none", "percentile", "sha", "hyperband"]
@@ -72,7 +73,7 @@ class StudyConfig(BaseModel):
     space: str = Field(
         "auto", description="Space to search: default, digits, small; auto: by the data."
     )
-    vary: dict[str, JsonValue] = Field(
+    vary: dict[str, Value | list[Value]] = Field(
         {}, description="Narrow the space: --vary.flips none --vary.kernel_sizes 3,5."
     )
     image_size: int | None = Field(

@@ -40,6 +40,14 @@ class LiveView:
             self._live.stop()
             self._live = None
 
+    def show_decoding(self, n_done: int, n_images: int) -> None:
+        """Draw how many images are decoded."""
+        if self._live:
+            grid = Table.grid(padding=(0, 2))
+            bar = ProgressBar(total=n_images, completed=n_done, width=30)
+            grid.add_row("decoding images", bar, f"{n_done:,} of {n_images:,}")
+            self._live.update(grid)
+
     def show(self, snapshot: Snapshot) -> None:
         """Draw one moment of the run."""
         finished = [trial for trial in snapshot.trials if trial.state.is_finished()]

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import get_args, get_type_hints
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from search.errors import ConfigError
 from search.words import suggestion
 from spaces.errors import SpaceError
 from spaces.space import Space
+from spaces.trial import Value
 
-_ADAPTER = TypeAdapter(Space)
 
-
-def narrow(space: Space, changes: Mapping[str, JsonValue]) -> Space:
+def narrow(space: Space, changes: Mapping[str, Value | list[Value]]) -> Space:
     """Return the space with some of its choices and ranges replaced.
 
     Args:
@@ -29,13 +28,13 @@ def narrow(space: Space, changes: Mapping[str, JsonValue]) -> Space:
         ConfigError: A field is unknown, or a value is not one that it takes.
     """
     known = tuple(field.name for field in fields(Space))
-    values = asdict(space)
+    values: dict[str, object] = asdict(space)
     for name, value in changes.items():
         if name not in known:
             raise ConfigError(f"vary: unknown field {name!r}{suggestion(name, known)}.")
         values[name] = _as_list(value, is_range=_is_range(name))
     try:
-        return _ADAPTER.validate_python(values)
+        return TypeAdapter(Space).validate_python(values)
     except SpaceError as error:
         raise ConfigError(f"vary: {error}") from error
     except ValidationError as error:
@@ -50,7 +49,7 @@ def _is_range(name: str) -> bool:
     return len(arguments) == 2 and Ellipsis not in arguments
 
 
-def _as_list(value: JsonValue, *, is_range: bool) -> list[JsonValue]:
+def _as_list(value: Value | list[Value], *, is_range: bool) -> list[Value]:
     if isinstance(value, str):
         value = [_atom(part.strip()) for part in value.split(",")]
     if not isinstance(value, list):
@@ -58,7 +57,7 @@ def _as_list(value: JsonValue, *, is_range: bool) -> list[JsonValue]:
     return value * 2 if is_range and len(value) == 1 else value
 
 
-def _atom(text: str) -> JsonValue:
+def _atom(text: str) -> Value:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):

@@ -1,7 +1,7 @@
 """The one module that knows the names of a study's files."""
 
 import os
-import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class TrialPaths:
     folder: Path
 
     def predictions(self, role: str) -> Path:
-        """Log-probabilities for the images of one role, float16, (images, classes)."""
+        """Log-probabilities for the images of one role, float32, (images, classes)."""
         return self.folder / f"{role}.npy"
 
     @property
@@ -110,9 +110,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     folder, flushed to the disk and renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as file:

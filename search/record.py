@@ -39,6 +39,8 @@ class StudyRecord(BaseModel):
     role_sizes: Sizes
     skipped: int
     """Files that could not be read."""
+    dropped: int
+    """Duplicates of images that the user's split put elsewhere too."""
 
     def attributes(self) -> dict[str, object]:
         """Return the study's user attributes: this record, and what people look for in it."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 
 from search.paths import StudyPaths
-from search.record import StudyRecord
 from search.storage import FINISHED
 
 KEPT_OF_EACH_FAMILY = 3
@@ -36,13 +35,13 @@ def kept_trials(trials: Sequence[FrozenTrial], keep: int) -> list[FrozenTrial]:
     return kept
 
 
-def free_weights(paths: StudyPaths, record: StudyRecord, trials: Sequence[FrozenTrial]) -> None:
+def free_weights(paths: StudyPaths, trials: Sequence[FrozenTrial], *, keep: int) -> None:
     """Delete the weights of finished trials that are not among those kept.
 
     Only a finished trial loses its weights, and a kept set can only lose to better trials; so no
     weights go that a later look would have kept.
     """
-    kept = {trial.number for trial in kept_trials(trials, record.config.keep)}
+    kept = {trial.number for trial in kept_trials(trials, keep)}
     for trial in trials:
         if trial.state in FINISHED and trial.number not in kept:
             paths.trial(trial.number).weights.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Samplers and pruners by name, and the seed that each trial is sampled with."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import optuna
 from optuna.distributions import (
@@ -84,7 +84,7 @@ class SeededSampler(BaseSampler):
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: list[float] | None
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """Tell the sampler; a grid, which would stop the study here, is bounded beforehand."""
         if not isinstance(self._sampler, GridSampler):

@@ -7,6 +7,7 @@ file lock around every change of a trial's state.
 """
 
 import sqlite3
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def create_study(
     paths: StudyPaths,
     direction: StudyDirection,
     *,
+    metric: str,
     attributes: Mapping[str, object],
     first_trials: Sequence[Mapping[str, object]],
 ) -> None:
@@ -82,6 +84,7 @@ def create_study(
     Args:
         paths: Files of the study; its folder must exist.
         direction: Whether the objective falls or rises.
+        metric: Its name, for the dashboard.
         attributes: What describes the study, as JSON values.
         first_trials: Parameters of the trials that are run first.
 
@@ -94,6 +97,9 @@ def create_study(
     try:
         storage = SQLiteStorage(unfinished, paths.trial_lock)
         study = optuna.create_study(storage=storage, study_name=paths.name, direction=direction)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([metric])
         for key, value in attributes.items():
             study.set_user_attr(key, value)
         for parameters in first_trials:

@@ -115,7 +115,7 @@ class Supervisor:
                 wanted = not interrupted and self._has_work(trials, n_trials)
                 if wanted:
                     self._start_missing(stop, n_trials)
-                free_weights(self.paths, self.record, trials)
+                free_weights(self.paths, trials, keep=self.record.config.keep)
                 self.on_change(self._snapshot(tuple(trials), began))
                 if not wanted and (interrupted or not self._alive()):
                     break
@@ -124,7 +124,7 @@ class Supervisor:
             self._stop_all(stop)
             hand_back_orphans(study, self.paths, alive=(), suspect=False)
         trials = study.get_trials(deepcopy=False)
-        free_weights(self.paths, self.record, trials)
+        free_weights(self.paths, trials, keep=self.record.config.keep)
         self.on_change(self._snapshot(tuple(trials), began))
         n_finished = sum(trial.state in FINISHED for trial in trials)
         return SearchEnd(

@@ -41,7 +41,11 @@ def paths(tmp_path: Path) -> StudyPaths:
     paths = StudyPaths(tmp_path / "one")
     paths.folder.mkdir()
     create_study(
-        paths, StudyDirection.MINIMIZE, attributes={"answer": 42}, first_trials=[{"x": 0.25}]
+        paths,
+        StudyDirection.MINIMIZE,
+        metric="log_loss",
+        attributes={"answer": 42},
+        first_trials=[{"x": 0.25}],
     )
     return paths
 
@@ -188,6 +192,7 @@ def test_a_database_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
         create_study(
             StudyPaths(tmp_path / "no" / "folder"),
             StudyDirection.MINIMIZE,
+            metric="log_loss",
             attributes={},
             first_trials=[],
         )

@@ -1,0 +1,47 @@
+"""Build the ensemble of a study again."""
+
+import json as json_format
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ensembles.combination import Method
+from search.paths import DEFAULT_STUDIES
+
+
+def main(
+    name: str | None = None,
+    /,
+    *,
+    method: Method | None = None,
+    max_members: int | None = None,
+    studies: Annotated[Path, Parameter(env_var="CONCERTINO_STUDIES")] = DEFAULT_STUDIES,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Build the ensemble again from the stored predictions, and report on the test role.
+
+    No weights are loaded and nothing is trained. Each look at the test role is counted.
+
+    Args:
+        name: Name of the study; default: the one that was worked on last.
+        method: What to choose; default: by a rule that does not look at the test role.
+        max_members: Members at the most; default: as the study was told.
+        studies: Folder of studies.
+        json: Print one JSON document.
+    """
+    from rich.console import Console  # noqa: PLC0415  # --help needs none of these
+
+    from search.ensembling import build_ensemble  # noqa: PLC0415
+    from search.reporting import print_ensemble, print_next_commands  # noqa: PLC0415
+    from search.study import load_study  # noqa: PLC0415
+
+    study = load_study(name, studies=studies)
+    result = build_ensemble(study, method=method or "auto", max_members=max_members)
+    if json:
+        print(json_format.dumps(result.to_json()))
+        return
+    console = Console()
+    print_ensemble(console, result)
+    console.print()
+    print_next_commands(console, study, studies)

@@ -1,0 +1,65 @@
+"""Write the best of a study as one folder."""
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ensembles.combination import Method
+from search.paths import DEFAULT_STUDIES
+
+
+def main(
+    name: str | None = None,
+    /,
+    *,
+    out: Path = Path("model"),
+    method: Method | None = None,
+    force_ensemble: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    studies: Annotated[Path, Parameter(env_var="CONCERTINO_STUDIES")] = DEFAULT_STUDIES,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Write the ensemble, or the best single model where it is as good, as one folder.
+
+    Args:
+        name: Name of the study; default: the one that was worked on last.
+        out: Folder to write.
+        method: Export this method whatever the verdict.
+        force_ensemble: Export the chosen ensemble even where it is not established to be better.
+        overwrite: Replace an older bundle.
+        studies: Folder of studies.
+        json: Print one JSON document.
+    """
+    from search.ensembling import read_ensemble  # noqa: PLC0415  # --help needs none of these
+    from search.exporting import export_study  # noqa: PLC0415
+    from search.study import load_study  # noqa: PLC0415
+
+    study = load_study(name, studies=studies)
+    result = read_ensemble(study.paths)
+    if method is None and force_ensemble:
+        method = result.report.choice
+    chosen = method or result.worth_exporting
+    manifest = export_study(study, out, method=chosen, overwrite=overwrite)
+    n_bytes = sum(member.n_bytes for member in manifest.members)
+    if json:
+        document = {
+            "schema": 1,
+            "folder": str(out),
+            "method": chosen,
+            "trials": [member.trial for member in manifest.members],
+            "bytes": n_bytes,
+        }
+        print(json_format.dumps(document))
+        return
+    if chosen == "single" and result.report.choice != "single":
+        print(
+            "The ensemble is not established to be better than the best single trial, so the "
+            "single model is exported; --force-ensemble exports the ensemble.",
+            file=sys.stderr,
+        )
+    trials = ", ".join(str(member.trial) for member in manifest.members)
+    print(f"{out}: {chosen}, trial{'s' if len(manifest.members) > 1 else ''} {trials}, "
+          f"{n_bytes / 1e6:.2f} MB")  # fmt: skip

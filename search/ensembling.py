@@ -1,0 +1,199 @@
+"""From the stored predictions of a study to its ensemble and the verdict on the sealed test role.
+
+Weights are not touched: every trial left its predictions for the ens and the test role when it
+ended. Those for the test role are unsealed here and nowhere else, after the choice is made, and
+the study counts how often.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from ensembles.builder import METHODS, Ensemble, build_all, choose_method, explain_refusal
+from ensembles.combination import Combination, Method
+from ensembles.errors import EnsembleError
+from ensembles.pool import Pool
+from ensembles.report import Report, evaluate_all
+from search.data.roles import read_roles
+from search.data.store import open_store
+from search.errors import NothingToDoError, StorageError
+from search.paths import StudyPaths, written_whole
+from search.predictions import has_predictions, read_predictions
+from search.record import StudyRecord
+from search.retention import kept_trials
+from search.seeding import derive_seed
+from search.storage import open_study
+from search.study import Study
+
+logger = logging.getLogger(__name__)
+
+OPENINGS = "test_openings"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The trials of one ensemble, and how their predictions are combined."""
+
+    trial_numbers: tuple[int, ...]
+    combination: Combination
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleResult:
+    """The ensembles of a study, and what the test role said of them."""
+
+    report: Report
+    selections: dict[str, Selection]
+    """By method: what would have to be exported."""
+
+    @property
+    def worth_exporting(self) -> Method:
+        """The choice where it is established to be better, else the single model."""
+        better = self.report.comparison.verdict == "better"
+        return self.report.choice if better else "single"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values; `read_ensemble` reads them back."""
+        return {
+            "schema": 1,
+            "verdict": self.report.sentence,
+            "worth_exporting": self.worth_exporting,
+            "report": self.report.to_json(),
+            "selections": {
+                method: {
+                    "trial_numbers": list(selection.trial_numbers),
+                    "combination": selection.combination.to_json(),
+                }
+                for method, selection in self.selections.items()
+            },
+        }
+
+
+def build_ensemble(
+    study: Study, *, method: Method | Literal["auto"] = "auto", max_members: int | None = None
+) -> EnsembleResult:
+    """Build all ensembles on the ens role, choose one, then report on the test role.
+
+    Args:
+        study: A study with finished trials.
+        method: What to choose; `auto` follows a rule that looks at the ens role alone.
+        max_members: Members at the most; default: as the study was told.
+
+    Returns:
+        The ensembles and the report; they also replace those that the study had.
+
+    Raises:
+        NothingToDoError: No trial has finished with predictions and weights.
+        EnsembleError: The method cannot be used with so few images.
+    """
+    paths, record = study.paths, study.record
+    candidates = _candidates(study)
+    ens = _pool(paths, record, candidates, "ens")
+    seed = derive_seed(record.config.seed, "ensemble")
+    choice: Method = choose_method(ens) if method == "auto" else method
+    refused = {name: explain_refusal(ens, name) for name in METHODS}
+    if reason := refused[choice]:
+        raise EnsembleError(reason)
+    ensembles = build_all(ens, max_members=max_members or record.config.max_members, seed=seed)
+    report = evaluate_all(
+        ensembles,
+        choice=choice,
+        fit_pool=ens,
+        test_pool=_pool(paths, record, _members_of(ensembles, candidates), "test"),
+        refused={name: reason for name, reason in refused.items() if reason},
+        n_test_openings=_count_opening(paths),
+    )
+    result = EnsembleResult(
+        report=report,
+        selections={
+            name: Selection(
+                trial_numbers=tuple(int(member) for member in ensemble.names),
+                combination=ensemble.combination,
+            )
+            for name, ensemble in ensembles.items()
+        },
+    )
+    with written_whole(paths.ensemble) as temporary:
+        temporary.write_text(json.dumps(result.to_json()), encoding="utf-8")
+    logger.info("ensemble: %s", report.sentence)
+    return result
+
+
+def read_ensemble(paths: StudyPaths) -> EnsembleResult:
+    """Read the newest ensemble of a study.
+
+    Raises:
+        NothingToDoError: None has been built.
+        StorageError: The file is not one that `build_ensemble` wrote.
+    """
+    if not paths.ensemble.is_file():
+        raise NothingToDoError(
+            f"study {paths.name!r} has no ensemble yet; `python -m search ensemble` builds it."
+        )
+    try:
+        values = json.loads(paths.ensemble.read_text(encoding="utf-8"))
+        return EnsembleResult(
+            report=Report.from_json(values["report"]),
+            selections={
+                method: Selection(
+                    trial_numbers=tuple(selection["trial_numbers"]),
+                    combination=Combination.from_json(selection["combination"]),
+                )
+                for method, selection in values["selections"].items()
+            },
+        )
+    except (ValueError, KeyError, EnsembleError) as error:
+        raise StorageError(
+            f"{paths.ensemble}: cannot be read ({error}); `python -m search ensemble` writes it "
+            "anew."
+        ) from error
+
+
+def _candidates(study: Study) -> list[FrozenTrial]:
+    """Return the trials whose weights are kept, in the order of their numbers."""
+    kept = kept_trials(study.trials(), study.record.config.keep)
+    usable = [
+        trial
+        for trial in kept
+        if has_predictions(study.paths.trial(trial.number))
+        and study.paths.trial(trial.number).weights.is_file()
+    ]
+    if not usable:
+        raise NothingToDoError(
+            f"study {study.name!r} has no finished trial to build an ensemble from."
+        )
+    return sorted(usable, key=lambda trial: trial.number)
+
+
+def _members_of(
+    ensembles: dict[Method, Ensemble], candidates: list[FrozenTrial]
+) -> list[FrozenTrial]:
+    """Return the trials that any ensemble needs; the test role is opened for no other."""
+    names = {name for ensemble in ensembles.values() for name in ensemble.names}
+    return [trial for trial in candidates if str(trial.number) in names]
+
+
+def _pool(
+    paths: StudyPaths, record: StudyRecord, trials: list[FrozenTrial], role: Literal["ens", "test"]
+) -> Pool:
+    numbers = [trial.number for trial in trials]
+    rows = read_roles(paths.roles).rows(role)
+    return Pool.from_arrays(
+        log_probabilities=read_predictions(paths, role, numbers),
+        labels=np.asarray(open_store(record.store).labels[rows]),
+        names=[str(number) for number in numbers],
+        costs=np.array([float(trial.user_attrs["milliseconds"]) for trial in trials]),
+        class_names=record.class_names,
+    )
+
+
+def _count_opening(paths: StudyPaths) -> int:
+    """Count, in the study itself, that the test role is looked at."""
+    study = open_study(paths)
+    count = int(study.user_attrs.get(OPENINGS, 0)) + 1
+    study.set_user_attr(OPENINGS, count)
+    return count

@@ -1,0 +1,105 @@
+"""Makes a study: data, roles, space, first trials; nothing is trained."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeAlias
+
+from optuna.study import StudyDirection
+
+from ensembles.metrics import METRICS
+from search.config import StudyConfig
+from search.data.roles import Roles, assign_roles, write_roles
+from search.data.sources import DataRequest, list_dataset
+from search.data.statistics import channel_statistics
+from search.data.store import ImageStore, prepare_store
+from search.devices import count_gpus, n_usable_cores, plan_slots
+from search.paths import StudyPaths, cache_folder, written_whole
+from search.record import StudyRecord
+from search.samplers import make_sampler
+from search.schedule import plan_trials
+from search.storage import create_study
+from spaces.known import known_parameters
+
+logger = logging.getLogger(__name__)
+
+OnProgress: TypeAlias = Callable[[int, int], None]
+
+
+def make_study(
+    paths: StudyPaths, config: StudyConfig, studies: Path, on_decode: OnProgress | None
+) -> StudyRecord:
+    """Decode the images, assign the roles, and write the study with its first trials.
+
+    Args:
+        paths: Files of the study; its folder must exist.
+        config: What was asked.
+        studies: Folder of studies, which share the decoded images.
+        on_decode: Told how many images are decoded, of how many.
+
+    Returns:
+        What the study says of itself.
+
+    Raises:
+        ConfigError: The configuration or the data cannot be used.
+    """
+    space = config.chosen_space()
+    slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
+    store = _prepare_images(config, studies, on_decode)
+    roles = assign_roles(store, seed=config.seed, limit_train=config.limit_train)
+    make_sampler(config.sampler, seed=config.seed, space=space, task=store.task)  # may refuse
+    mean, std = channel_statistics(store, roles.train)
+    record = StudyRecord(
+        version=version("concertino"),
+        config=config,
+        space=space,
+        space_fingerprint=space.fingerprint(),
+        task=store.task,
+        plan=plan_trials(config, n_train=len(roles.train), n_workers=len(slots)),
+        image_input=dataclasses.replace(store.image_input, mean=mean, std=std),
+        class_names=store.class_names,
+        store=store.folder.resolve(),
+        data_fingerprint=roles.fingerprint,
+        role_sizes={str(role): count for role, count in roles.sizes().items()},
+        skipped=len(store.skipped),
+        dropped=len(roles.dropped),
+    )
+    _log_data(store, roles)
+    write_roles(paths.roles, roles)
+    with written_whole(paths.config) as temporary:
+        temporary.write_text(config.model_dump_json(indent=2), encoding="utf-8")
+    rises = METRICS[config.metric].higher_is_better
+    create_study(
+        paths,
+        StudyDirection.MAXIMIZE if rises else StudyDirection.MINIMIZE,
+        metric=config.metric,
+        attributes=record.attributes(),
+        first_trials=() if config.sampler == "grid" else known_parameters(space, store.task),
+    )
+    return record
+
+
+def _prepare_images(
+    config: StudyConfig, studies: Path, on_decode: OnProgress | None
+) -> ImageStore:
+    request = DataRequest(data=config.data, data_root=config.data_root, download=config.download)
+    return prepare_store(
+        list_dataset(request),
+        cache_folder=cache_folder(studies),
+        image_size=config.image_size,
+        fit=config.fit,
+        on_progress=on_decode,
+        n_threads=n_usable_cores(),
+    )
+
+
+def _log_data(store: ImageStore, roles: Roles) -> None:
+    """Say what the study is made of, and name every file that was left out."""
+    for role, count in roles.sizes().items():
+        logger.info("role %s: %d images", role, count)
+    if len(roles.dropped):
+        logger.warning("%d duplicates across the given split play no role", len(roles.dropped))
+    for skipped in store.skipped:
+        logger.warning("left out: %s: %s", skipped.name, skipped.reason)

@@ -1,0 +1,75 @@
+"""How the result of a run is shown to people."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from search.ensembling import EnsembleResult
+from search.study import Study
+from search.trials import trial_row
+
+
+def print_ensemble(console: Console, result: EnsembleResult) -> None:
+    """Print the table of all ensembles on the test role, and the verdict."""
+    report = result.report
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("on the test role", no_wrap=True)
+    for heading in ("accuracy", "95 % interval", "log-loss", "ECE", "members", "cost"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report.rows:
+        chosen = row.method == report.choice
+        low, high = row.test.accuracy_interval.low, row.test.accuracy_interval.high
+        table.add_row(
+            f"{'>' if chosen else ' '} {row.method}",
+            f"{100 * row.test.accuracy:.2f} %",
+            f"{100 * low:.1f} to {100 * high:.1f}",
+            f"{row.test.log_loss:.4f}" if row.is_calibrated else "-",
+            f"{100 * row.test.expected_calibration_error:.1f} %" if row.is_calibrated else "-",
+            str(row.n_members),
+            f"{row.cost:.1f} x",
+            style="bold" if chosen else "",
+        )
+    console.print(table)
+    for reason in report.refused.values():
+        _say(console, f"left out: {reason}", style="dim")
+    times = "once" if report.n_test_openings == 1 else f"{report.n_test_openings} times"
+    _say(
+        console,
+        f"> the choice, made on the ens role; the test role has been opened {times} so far",
+        style="dim",
+    )
+    console.print()
+    _say(console, report.sentence)
+
+
+def print_best(console: Console, study: Study) -> None:
+    """Print the best trial and what it chose."""
+    leaders = study.leaders()
+    if not leaders:
+        return
+    row = trial_row(leaders[0])
+    _say(
+        console,
+        f"best trial: {row.number}, log-loss {row.log_loss or 0:.4f}, accuracy "
+        f"{100 * (row.accuracy or 0):.2f} % on the stop role, {row.parameters or 0:,} weights",
+    )
+
+
+def print_next_commands(console: Console, study: Study, studies: Path) -> None:
+    """Print what a user may type next."""
+    program = "python -m search" if sys.argv[0].endswith("__main__.py") else "concertino"
+    where = "" if studies == Path("studies") else f" --studies {studies}"
+    console.print("next:", style="bold")
+    for command in (
+        f"{program} export {study.name} --out model{where}",
+        f"{program} predict model PICTURES...",
+        f"{program} dashboard {study.name}{where}",
+    ):
+        console.print(f"  {command}", highlight=False, soft_wrap=True)
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    """Print a sentence; where it goes to no terminal, it stays on one line."""
+    console.print(text, style=style, highlight=False, soft_wrap=not console.is_terminal)

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.paths import StudyPaths
+from search.retention import free_weights, kept_trials
+
+
+def _trial(number: int, log_loss: float, family: str = "plain", *, pruned: bool = False) -> FrozenTrial:
+    trial = optuna.trial.create_trial(
+        state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+        value=log_loss,
+        user_attrs={"log_loss": log_loss, "recipe": {"architecture": {"family": family}}},
+    )
+    trial.number = number
+    return trial
+
+
+def test_the_best_are_kept_pruned_or_not() -> None:
+    trials = [_trial(0, 0.9), _trial(1, 0.1, pruned=True), _trial(2, 0.5), *(
+        _trial(number, 2.0) for number in range(3, 9)
+    )]  # fmt: skip
+
+    assert [trial.number for trial in kept_trials(trials, 4)] == [1, 2, 0, 3]
+
+
+def test_three_of_each_family_stay_besides() -> None:
+    trials = [_trial(number, 0.1 * number) for number in range(5)]
+    trials += [_trial(number, float(number), "residual") for number in range(5, 10)]
+
+    assert [trial.number for trial in kept_trials(trials, 4)] == [0, 1, 2, 3, 5, 6, 7]
+
+
+def test_only_weights_that_are_not_kept_are_deleted(tmp_path: Path) -> None:
+    paths = StudyPaths(tmp_path)
+    trials = [_trial(number, float(number)) for number in range(5)]
+    for trial in trials:
+        paths.trial(trial.number).folder.mkdir(parents=True)
+        paths.trial(trial.number).weights.touch()
+        paths.trial(trial.number).predictions("ens").touch()
+
+    free_weights(paths, trials, keep=4)
+
+    assert [paths.trial(number).weights.exists() for number in range(5)] == [True] * 4 + [False]
+    assert all(paths.trial(number).predictions("ens").exists() for number in range(5))
