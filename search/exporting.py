@@ -1,16 +1,14 @@
 """From the ensemble of a study to a bundle."""
 
 import platform
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from ensembles.combination import Method
 from ensembles.errors import EnsembleError
-from ensembles.export import BundleContents, write_bundle
-from ensembles.manifest import Figures, Manifest, Provenance, ReportRecord
+from ensembles.export import BundleContents, summarize_report, write_bundle
+from ensembles.manifest import Manifest, Provenance
 from ensembles.members import Member
-from ensembles.report import Report, Row
 from search.ensembling import read_ensemble
 from search.predictions import read_weights
 from search.storage import open_study
@@ -65,7 +63,7 @@ def export_study(
         classes=study.record.class_names,
         image_input=study.record.image_input,
         provenance=_provenance(study),
-        report=_report_record(result.report, chosen),
+        report=summarize_report(result.report, exported=chosen),
     )
     return write_bundle(folder, contents, overwrite=overwrite)
 
@@ -80,30 +78,4 @@ def _provenance(study: Study) -> Provenance:
         seeds={"study": study.record.config.seed},
         versions={"python": platform.python_version()}
         | {name: version(name) for name in libraries},
-    )
-
-
-def _report_record(report: Report, method: Method) -> ReportRecord:
-    rows = sorted(report.rows, key=lambda row: row.method != method)
-    comparison = asdict(report.comparison)
-    for name in ("accuracy_interval", "log_loss_interval"):
-        comparison[name] = (comparison[name]["low"], comparison[name]["high"])
-    return ReportRecord(
-        role="test",
-        n_images=report.comparison.n_images,
-        n_openings=report.n_test_openings,
-        figures=tuple(_figures(row) for row in rows),
-        verdict=report.sentence,
-        comparison=comparison,
-    )
-
-
-def _figures(row: Row) -> Figures:
-    return Figures(
-        name=row.method,
-        n_members=row.n_members,
-        accuracy=row.test.accuracy,
-        accuracy_interval=(row.test.accuracy_interval.low, row.test.accuracy_interval.high),
-        log_loss=row.test.log_loss,
-        expected_calibration_error=row.test.expected_calibration_error,
     )
