@@ -91,6 +91,24 @@ class SeededSampler(BaseSampler):
             self._sampler.after_trial(study, trial, state, values)
 
 
+class LatePruner(BasePruner):
+    """A pruner that is not asked before it could answer.
+
+    Median and percentile read all trials of the study (17 ms) before they look whether their
+    warm-up is over.
+    """
+
+    def __init__(self, pruner: BasePruner, *, n_warmup_steps: int) -> None:
+        self._pruner = pruner
+        self._n_warmup_steps = n_warmup_steps
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Ask the pruner if the warm-up of the trial is over."""
+        if (trial.last_step or 0) < self._n_warmup_steps:
+            return False
+        return self._pruner.prune(study, trial)
+
+
 def make_sampler(name: Sampler, *, seed: int, space: Space, task: Task) -> BaseSampler:
     """Return the sampler of a study.
 
@@ -128,8 +146,10 @@ def make_pruner(name: Pruner, *, n_rounds: int) -> BasePruner:
     half, quarter = max(1, n_rounds // 2), max(1, n_rounds // 4)
     makers: Mapping[Pruner, Callable[[], BasePruner]] = {
         "none": NopPruner,
-        "median": lambda: MedianPruner(N_STARTUP_TRIALS, n_warmup_steps=half),
-        "percentile": lambda: PercentilePruner(25.0, N_STARTUP_TRIALS, n_warmup_steps=half),
+        "median": lambda: LatePruner(MedianPruner(N_STARTUP_TRIALS), n_warmup_steps=half),
+        "percentile": lambda: LatePruner(
+            PercentilePruner(25.0, N_STARTUP_TRIALS), n_warmup_steps=half
+        ),
         "sha": lambda: SuccessiveHalvingPruner(min_resource=quarter, reduction_factor=2),
         "hyperband": lambda: HyperbandPruner(
             min_resource=quarter, max_resource=max(n_rounds, quarter + 1), reduction_factor=2
