@@ -33,12 +33,9 @@ Source: TypeAlias = "Path | bytes | Image.Image | np.ndarray"
 MAX_PIXELS = 89_478_485
 """Pillow's own limit, a quarter of a gigabyte of RGB; a larger file is refused, not decoded."""
 
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
-        *("pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"),
-    )
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 """What a file of pixels is called, in lower case."""
 
@@ -210,7 +207,7 @@ def _walk(folder: str, above: frozenset[str]) -> Iterator[ImageFile]:
                 continue
             if entry.is_dir():
                 yield from _walk(entry.path, above | {here})
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122 - 5x faster
+            elif entry.name.lower().endswith(SUFFIXES):
                 status = entry.stat()
                 yield ImageFile(entry.path, status.st_size, status.st_mtime_ns)
 
