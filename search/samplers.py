@@ -106,7 +106,7 @@ class LatePruner(BasePruner):
         """Ask the pruner if the warm-up of the trial is over."""
         if (trial.last_step or 0) < self._n_warmup_steps:
             return False
-        return self._pruner.prune(study, trial)
+        return bool(self._pruner.prune(study, trial))
 
 
 def make_sampler(name: Sampler, *, seed: int, space: Space, task: Task) -> BaseSampler:
