@@ -13,13 +13,13 @@ Choices that could have gone otherwise:
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
+from joblib import Parallel, delayed
 
 from ensembles.images import ImageError, Source, load_image, measure_image, open_image
 from ensembles.inputs import Fit, ImageInput
@@ -142,11 +142,12 @@ def _decode_chunks(
     n_images = len(listing.names)
     step = max(n_threads, _CHUNK_BYTES // (image_input.size**2 * image_input.channels))
     part = -(-step // (4 * n_threads))  # a few parts for each thread, so that none waits long
-    with ThreadPoolExecutor(n_threads) as executor:
+    with Parallel(n_jobs=n_threads, prefer="threads") as parallel:
         for start in range(0, n_images, step):
             stop = min(start + step, n_images)
             parts = [range(at, min(at + part, stop)) for at in range(start, stop, part)]
-            yield start, [pixels for done in executor.map(decode_part, parts) for pixels in done]
+            decoded = parallel(delayed(decode_part)(part) for part in parts)
+            yield start, [pixels for done in decoded for pixels in done]
 
 
 def _padded(images: list[UInt8[np.ndarray, "h w c"]], pad: int) -> bytes:
