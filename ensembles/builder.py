@@ -13,9 +13,10 @@ from jaxtyping import Float, Float64
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from ensembles.calibration import fit_temperature
-from ensembles.combination import Combination, Method, Space
+from ensembles.combination import Combination, Space
 from ensembles.errors import EnsembleError
 from ensembles.log_linear import fit_log_linear
+from ensembles.methods import Method
 from ensembles.pool import Pool
 from ensembles.selection import rank_models, select_best, select_by_bagging, select_greedily
 from ensembles.stacking import count_images_needed, fit_stack

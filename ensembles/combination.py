@@ -14,20 +14,9 @@ from jaxtyping import Float
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ensembles.errors import EnsembleError
+from ensembles.methods import Method
 from ensembles.pool import normalize_log_probabilities
 
-Method = Literal[
-    "single",
-    "vote",
-    "soft",
-    "logit",
-    "weighted",
-    "simplex",
-    "greedy",
-    "bagged_greedy",
-    "llp",
-    "stack",
-]
 Space = Literal["probability", "logarithm", "vote", "stack"]
 
 _TIE_BREAK = 1e-3

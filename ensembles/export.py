@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ensembles.bundle import load_bundle
-from ensembles.combination import Combination, Method
+from ensembles.combination import Combination
 from ensembles.comparison import Interval
 from ensembles.errors import BundleError
 from ensembles.folders import new_folder, write_file
@@ -28,6 +28,7 @@ from ensembles.manifest import (
     manifest_to_text,
 )
 from ensembles.members import Member, load_network, write_member
+from ensembles.methods import Method
 from ensembles.model_card import render_model_card
 from ensembles.predictor import Predictor, active_members
 from ensembles.report import Report

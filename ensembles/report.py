@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ensembles.builder import Ensemble
-from ensembles.combination import Method
 from ensembles.comparison import Comparison, Interval, compare, find_wilson_interval
 from ensembles.errors import EnsembleError
+from ensembles.methods import Method
 from ensembles.metrics import METRICS
 from ensembles.pool import Pool
 

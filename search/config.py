@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ensembles.inputs import Fit
 from search.durations import parse_duration
 from search.errors import ConfigError
-from search.narrowing import narrow
 from search.words import suggestion
-from spaces.space import SPACES, Space
 from spaces.trial import Value
 
 Sampler = Literal["tpe", "random", "grid", "gp", "cmaes", "nsga2"]
@@ -23,7 +21,7 @@ Pruner = Literal["median", "none", "percentile", "sha", "hyperband"]
 Metric = Literal["log_loss", "accuracy", "balanced_accuracy", "macro_f1"]
 Preset = Literal["quick", "balanced", "best"]
 
-PRESETS: Mapping[Preset, Mapping[str, JsonValue]] = {
+PRESETS: Mapping[Preset, Mapping[str, object]] = {
     "quick": {"trials": 20, "epochs": 6, "space": "small"},
     "balanced": {},
     "best": {"trials": 300, "epochs": 40, "keep": 40},
@@ -41,7 +39,8 @@ CHANGEABLE = frozenset(
 class StudyConfig(BaseModel):
     """Everything that `run` may be told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Built when first used: --help needs the names of the fields alone.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: str = Field("", description="Name of the study; default: the name of the data.")
     data: str = Field(
@@ -113,6 +112,8 @@ class StudyConfig(BaseModel):
     @field_validator("space")
     @classmethod
     def _check_space(cls, value: str) -> str:
+        from spaces.space import SPACES  # noqa: PLC0415  # --help does not need it
+
         if value != "auto" and value not in SPACES:
             raise ValueError(f"known spaces are auto, {', '.join(SPACES)}; got {value!r}.")
         return value
@@ -134,17 +135,6 @@ class StudyConfig(BaseModel):
     def trial_timeout_seconds(self) -> float | None:
         """`trial_timeout` in seconds."""
         return None if self.trial_timeout is None else parse_duration(self.trial_timeout)
-
-    def chosen_space(self) -> Space:
-        """Return the space to search, narrowed as the user asked.
-
-        Raises:
-            ConfigError: `vary` names what no space has, or values that it does not take.
-        """
-        base = self.space
-        if base == "auto":
-            base = "digits" if self.data == "digits" else "default"
-        return narrow(SPACES[base], self.vary)
 
     def replaced(self, **changes: object) -> "StudyConfig":
         """Return a checked copy with some fields changed."""

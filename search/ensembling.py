@@ -14,8 +14,9 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from ensembles.builder import METHODS, Ensemble, build_all, choose_method, explain_refusal
-from ensembles.combination import Combination, Method
+from ensembles.combination import Combination
 from ensembles.errors import EnsembleError
+from ensembles.methods import Method
 from ensembles.pool import Pool
 from ensembles.report import Report, evaluate_all
 from search.data.roles import read_roles

@@ -4,11 +4,11 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from ensembles.combination import Method
 from ensembles.errors import EnsembleError
 from ensembles.export import BundleContents, summarize_report, write_bundle
 from ensembles.manifest import Manifest, Provenance
 from ensembles.members import Member
+from ensembles.methods import Method
 from search.ensembling import read_ensemble
 from search.predictions import read_weights
 from search.storage import open_study

@@ -6,11 +6,24 @@ from typing import get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from search.config import StudyConfig
 from search.errors import ConfigError
 from search.words import suggestion
 from spaces.errors import SpaceError
-from spaces.space import Space
+from spaces.space import SPACES, Space
 from spaces.trial import Value
+
+
+def choose_space(config: StudyConfig) -> Space:
+    """Return the space that a study searches, narrowed as the user asked.
+
+    Raises:
+        ConfigError: `vary` names what no space has, or values that it does not take.
+    """
+    base = config.space
+    if base == "auto":
+        base = "digits" if config.data == "digits" else "default"
+    return narrow(SPACES[base], config.vary)
 
 
 def narrow(space: Space, changes: Mapping[str, Value | list[Value]]) -> Space:

@@ -16,6 +16,7 @@ from search.data.sources import DataRequest, list_dataset
 from search.data.statistics import channel_statistics
 from search.data.store import ImageStore, prepare_store
 from search.devices import count_gpus, n_usable_cores, plan_slots
+from search.narrowing import choose_space
 from search.paths import StudyPaths, cache_folder, written_whole
 from search.record import StudyRecord
 from search.samplers import make_sampler
@@ -45,7 +46,7 @@ def make_study(
     Raises:
         ConfigError: The configuration or the data cannot be used.
     """
-    space = config.chosen_space()
+    space = choose_space(config)
     slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
     store = _prepare_images(config, studies, on_decode)
     roles = assign_roles(store, seed=config.seed, limit_train=config.limit_train)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ensembles.combination import Method
+from ensembles.methods import Method
 from search.paths import DEFAULT_STUDIES
 
 

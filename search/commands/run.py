@@ -11,7 +11,7 @@ from search.paths import DEFAULT_STUDIES
 
 def main(
     *,
-    settings: Annotated[StudyConfig, Parameter(name="*")] = StudyConfig(),  # noqa: B008  # frozen
+    settings: Annotated[StudyConfig | None, Parameter(name="*")] = None,
     config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
     studies: Annotated[Path, Parameter(env_var="CONCERTINO_STUDIES")] = DEFAULT_STUDIES,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -27,7 +27,8 @@ def main(
         studies: Folder of studies.
         json: Print one JSON document on stdout instead of the report.
     """
-    given = resolve_config(settings.model_dump(exclude_unset=True), file=config, studies=studies)
+    flags = settings.model_dump(exclude_unset=True) if settings else {}
+    given = resolve_config(flags, file=config, studies=studies)
     from search.session import run_and_report  # noqa: PLC0415  # --help needs no Optuna
 
     return run_and_report(given, studies=studies, json=json)

@@ -13,8 +13,8 @@ from ensembles.builder import (
     count_best_errors,
     explain_refusal,
 )
-from ensembles.combination import Method
 from ensembles.errors import EnsembleError
+from ensembles.methods import Method
 from ensembles.metrics import accuracy, log_loss
 from ensembles.pool import Pool
 

@@ -5,7 +5,6 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from ensembles.builder import build
-from ensembles.combination import Method
 from ensembles.comparison import (
     Comparison,
     Interval,
@@ -15,6 +14,7 @@ from ensembles.comparison import (
     mcnemar,
 )
 from ensembles.errors import EnsembleError
+from ensembles.methods import Method
 from ensembles.pool import Pool
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from ensembles.builder import Ensemble, build_all, explain_refusal
-from ensembles.combination import Method
 from ensembles.comparison import compare
 from ensembles.errors import EnsembleError
+from ensembles.methods import Method
 from ensembles.pool import Pool
 from ensembles.report import Report, evaluate_all, measure
 

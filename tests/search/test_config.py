@@ -4,6 +4,7 @@ import pytest
 
 from search.config import StudyConfig, continued, resolve_config, validate_config
 from search.errors import ConfigError
+from search.narrowing import choose_space
 
 
 def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_preset(
@@ -30,7 +31,7 @@ def test_a_named_file_is_read_in_place_of_the_studys_own(tmp_path: Path) -> None
     config = resolve_config({}, file=other, environment={})
 
     assert config.trials == 5
-    assert config.chosen_space().flips == ("none",)
+    assert choose_space(config).flips == ("none",)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_a_space_cannot_be_narrowed_to_what_it_has_not(vary: dict[str, str], mes
     config = validate_config({"vary": vary}, source="test")
 
     with pytest.raises(ConfigError, match=message):
-        config.chosen_space()
+        choose_space(config)
 
 
 def test_one_value_leaves_nothing_to_choose() -> None:
@@ -86,7 +87,7 @@ def test_one_value_leaves_nothing_to_choose() -> None:
         source="test",
     )
 
-    space = config.chosen_space()
+    space = choose_space(config)
 
     assert space.flips == ("none",)
     assert space.dropout == (0.1, 0.1)
@@ -95,8 +96,8 @@ def test_one_value_leaves_nothing_to_choose() -> None:
 
 
 def test_digits_are_not_mirrored_unless_the_user_says_so() -> None:
-    assert StudyConfig().chosen_space().flips == ("none",)
-    assert "random" in StudyConfig(space="default").chosen_space().flips
+    assert choose_space(StudyConfig()).flips == ("none",)
+    assert "random" in choose_space(StudyConfig(space="default")).flips
 
 
 def test_a_study_is_named_after_its_data(tmp_path: Path) -> None:

@@ -1,0 +1,16 @@
+"""The names of the methods; apart from the mathematics, so that flags need no NumPy."""
+
+from typing import Literal
+
+Method = Literal[
+    "single",
+    "vote",
+    "soft",
+    "logit",
+    "weighted",
+    "simplex",
+    "greedy",
+    "bagged_greedy",
+    "llp",
+    "stack",
+]
