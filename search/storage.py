@@ -160,7 +160,7 @@ def ask(
     Args:
         study: The study.
         paths: Files of the study.
-        n_trials: Trials that shall be finished, running or waiting when this returns.
+        n_trials: Trials that shall be finished or running when this returns.
         process: Number of the process that runs it, by which an orphan is known.
 
     Returns:
@@ -168,8 +168,7 @@ def ask(
     """
     with state_lock(paths.trial_lock):
         trials = study.get_trials(deepcopy=False)
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        if not waiting and n_counted(trials) >= n_trials:
+        if n_counted(trials) >= n_trials:
             return None
         trial = study.ask()
         trial.set_user_attr("process", process)
@@ -177,8 +176,12 @@ def ask(
 
 
 def n_counted(trials: Sequence[FrozenTrial]) -> int:
-    """Count the trials that are finished or will be; a failed one is replaced."""
-    return sum(trial.state != TrialState.FAIL for trial in trials)
+    """Count the trials that are finished or running.
+
+    A failed one is replaced, and a waiting one waits until its turn comes: a study of 4 trials has
+    4, though more good first configurations are in the queue.
+    """
+    return sum(trial.state not in (TrialState.FAIL, TrialState.WAITING) for trial in trials)
 
 
 def hand_back(study: optuna.Study, trial: FrozenTrial, *, suspect: bool) -> bool:

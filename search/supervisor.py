@@ -134,8 +134,7 @@ class Supervisor:
     def _has_work(self, trials: list[FrozenTrial], n_trials: int) -> bool:
         if self.deadline and self.deadline.too_late(trials, self.record.plan):
             return False
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        return waiting or n_counted(trials) < n_trials
+        return n_counted(trials) < n_trials
 
     def _start_missing(self, stop: "multiprocessing.synchronize.Event", n_trials: int) -> None:
         for place in self._places:
