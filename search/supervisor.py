@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
@@ -24,7 +25,8 @@ from search.workers import WorkerOrder, work
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.25
+# A look costs some 10 ms, which the workers miss; the end of a worker is seen at once.
+POLL_SECONDS = 0.5
 QUICK_DEATH_SECONDS = 30.0
 MAX_QUICK_DEATHS = 3
 MAX_FAILURES_IN_A_ROW = 5
@@ -86,6 +88,7 @@ class Supervisor:
     stop_requested: Callable[[], bool]
     _places: list[_Place] = field(init=False)
     _context: BaseContext = field(init=False)
+    _n_finished: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         """Prepare a place for each slot; no process is started yet."""
@@ -115,21 +118,34 @@ class Supervisor:
                 wanted = not interrupted and self._has_work(trials, n_trials)
                 if wanted:
                     self._start_missing(stop, n_trials)
-                free_weights(self.paths, trials, keep=self.record.config.keep)
-                self.on_change(self._snapshot(tuple(trials), began))
+                self._tend(trials, began)
                 if not wanted and (interrupted or not self._alive()):
                     break
-                time.sleep(POLL_SECONDS)
+                self._wait()
         finally:
             self._stop_all(stop)
             hand_back_orphans(study, self.paths, alive=(), suspect=False)
-        trials = study.get_trials(deepcopy=False)
-        free_weights(self.paths, trials, keep=self.record.config.keep)
-        self.on_change(self._snapshot(tuple(trials), began))
-        n_finished = sum(trial.state in FINISHED for trial in trials)
+        self._tend(study.get_trials(deepcopy=False), began)
         return SearchEnd(
-            interrupted=interrupted, out_of_time=not interrupted and n_finished < n_trials
+            interrupted=interrupted,
+            out_of_time=not interrupted and self._n_finished < n_trials,
         )
+
+    def _tend(self, trials: list[FrozenTrial], began: float) -> None:
+        """Free the weights that newly finished trials made needless, and tell what there is."""
+        n_finished = sum(trial.state in FINISHED for trial in trials)
+        if n_finished != self._n_finished:
+            self._n_finished = n_finished
+            free_weights(self.paths, trials, keep=self.record.config.keep)
+        self.on_change(self._snapshot(tuple(trials), began))
+
+    def _wait(self) -> None:
+        """Wait until a worker ends, or until it is time for the next look."""
+        sentinels = [place.process.sentinel for place in self._places if place.process]
+        if sentinels:
+            wait(sentinels, timeout=POLL_SECONDS)
+        else:
+            time.sleep(POLL_SECONDS)
 
     def _has_work(self, trials: list[FrozenTrial], n_trials: int) -> bool:
         if self.deadline and self.deadline.too_late(trials, self.record.plan):
