@@ -103,5 +103,6 @@ def _usage_message(error: CycloptsError) -> str:
 
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ValidationError):
-        return f"--{explain(cause)}"
+        key, colon, rest = explain(cause).partition(":")
+        return f"--{key.replace('_', '-')}{colon}{rest}"
     return " ".join(str(error).split())

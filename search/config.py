@@ -163,18 +163,21 @@ def resolve_config(
     Raises:
         ConfigError: An unknown key, a value that is not allowed, or a file that cannot be read.
     """
-    said = _from_environment(os.environ if environment is None else environment)
-    said.update(flags)
-    source = file or _default_file(said.get("name"), studies)
+    surroundings = _from_environment(os.environ if environment is None else environment)
+    source = file or _default_file({**surroundings, **flags}.get("name"), studies)
     written = _read_toml(source) if source else {}
-    merged = {**written, **said}
+    merged = {**written, **surroundings, **flags}
     preset = merged.get("preset", "balanced")
     if preset not in PRESETS:
         raise ConfigError(f"preset: known presets are {', '.join(PRESETS)}; got {preset!r}.")
-    return validate_config(
-        {**PRESETS[preset], **merged},  # type: ignore[index]
-        source=str(source) if source and not said else "configuration",
-    )
+    try:
+        return StudyConfig.model_validate({**PRESETS[preset], **merged})  # type: ignore[index]
+    except ValidationError as error:
+        key = str(error.errors()[0]["loc"][0])
+        place = "configuration"
+        if key not in flags:
+            place = "environment" if key in surroundings else str(source)
+        raise ConfigError(f"{place}: {explain(error)}") from error
 
 
 def validate_config(values: Mapping[str, object], *, source: str) -> StudyConfig:
@@ -236,8 +239,17 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     for variable, value in environment.items():
         key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if variable.startswith(ENVIRONMENT_PREFIX) and key in fields:
-            said[key] = json.loads(value) if key == "vary" else value
+            said[key] = _read_json(variable, value) if key == "vary" else value
     return said
+
+
+def _read_json(variable: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f'{variable}: expected JSON such as {{"flips": "none"}}, got {text!r}.'
+        ) from error
 
 
 def _default_file(name: object, studies: Path) -> Path | None:

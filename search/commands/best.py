@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from search.paths import DEFAULT_STUDIES
 
@@ -13,7 +14,7 @@ def main(
     name: str | None = None,
     /,
     *,
-    top: int = 10,
+    top: Annotated[int, Parameter(validator=Number(gte=1))] = 10,
     params: Annotated[bool, Parameter(negative="")] = False,
     studies: Annotated[Path, Parameter(env_var="CONCERTINO_STUDIES")] = DEFAULT_STUDIES,
     json: Annotated[bool, Parameter(negative="")] = False,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from ensembles.methods import Method
 from search.paths import DEFAULT_STUDIES
@@ -15,7 +16,7 @@ def main(
     /,
     *,
     method: Method | None = None,
-    max_members: int | None = None,
+    max_members: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     studies: Annotated[Path, Parameter(env_var="CONCERTINO_STUDIES")] = DEFAULT_STUDIES,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
