@@ -8,14 +8,14 @@ import optuna
 from optuna.trial import TrialState
 
 from search.devices import Slot
-from search.objective import TrialTime, Workplace, run_trial
+from search.objective import TrialTime, run_trial
 from search.paths import StudyPaths
 from search.record import read_record
 from search.samplers import make_pruner, make_sampler
 from search.schedule import Deadline
 from search.storage import ask, hand_back, open_study
 from search.training import Interrupted
-from search.workplace import open_workplace
+from search.workplace import Workplace, open_workplace
 
 logger = logging.getLogger(__name__)
 

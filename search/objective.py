@@ -2,65 +2,39 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import optuna
 import torch
-from jaxtyping import Float
 from optuna.trial import TrialState
-from torch import Tensor, nn
+from torch import Tensor
 
-from ensembles.calibration import fit_temperature
-from ensembles.metrics import METRICS, MetricName
-from ensembles.pool import normalize_log_probabilities
-from ensembles.predictor import predict_log_probabilities
 from search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from search.paths import StudyPaths
+from search.exhibits import exhibit_trial
+from search.judging import is_better, score
+from search.length import plan_steps
 from search.predictions import write_history, write_predictions, write_weights
-from search.record import StudyRecord
-from search.schedule import MAX_EPOCHS_BY_TIME, Deadline
+from search.schedule import Deadline
 from search.seeding import derive_seed
 from search.training import (
     Diverged,
     Interrupted,
     Round,
-    TrainingImages,
-    n_steps_per_epoch,
     train,
 )
+from search.workplace import Workplace
 from spaces.networks.builders import build_network
 from spaces.recipe import Recipe
 from spaces.space import suggest_recipe
 
 logger = logging.getLogger(__name__)
 
-SCORES: tuple[MetricName, ...] = ("log_loss", "accuracy", "balanced_accuracy", "macro_f1")
-# A trial is judged as it would be exported: with a temperature. Label smoothing alone would
-# otherwise cost 0.2 nats that one number gives back, and the search would avoid the best recipes.
-SCORE_PRIOR_SIGMA = 0.5
-PROBE_STEPS = 6
-EVALUATION_CHUNK = 2000
 # A trial whose length was fitted to its seconds may be this much slower than it was timed.
-TOLERANCE = 1.5
+TOLERANCE = 2.0
 # A checkpoint costs some 10 ms: too much after each round of a trial that lasts 2 s.
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workplace:
-    """What a worker keeps open from trial to trial."""
-
-    paths: StudyPaths
-    record: StudyRecord
-    images: TrainingImages
-    rows: dict[str, Tensor]
-    """Rows of the stop, ens and test roles."""
-    autocast_dtype: torch.dtype | None
-    slot: int
-    stopping: Callable[[], bool]
-    """Whether the worker shall hand its trial back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,27 +106,6 @@ def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> O
     return outcome
 
 
-def predict_rows(
-    network: nn.Module, place: Workplace, role: str, *, dtype: torch.dtype | None
-) -> Float[np.ndarray, "images classes"]:
-    """Return a network's log-probabilities for the images of one role, in bounded memory."""
-    images, pad = place.images, place.images.pad
-    size = place.record.task.image_size
-    chunks = []
-    for rows in place.rows[role].split(EVALUATION_CHUNK):
-        cropped = images.images[rows][:, pad : pad + size, pad : pad + size]
-        chunks.append(
-            predict_log_probabilities(
-                network,
-                cropped,
-                mean=images.mean,
-                std=images.std,
-                autocast_dtype=dtype,
-            ).cpu()
-        )
-    return torch.cat(chunks).numpy()
-
-
 def _rounds(
     trial: optuna.Trial,
     recipe: Recipe,
@@ -166,7 +119,11 @@ def _rounds(
     if saved is not None:
         progress.history[:] = saved.history
         progress.best_round, progress.best_weights = saved.best_round, saved.best_weights
-    n_steps = saved.n_steps if saved else _plan_steps(trial, recipe, place, time_given.seconds)
+    n_steps = (
+        saved.n_steps
+        if saved
+        else plan_steps(recipe, place, time_given.seconds, seed=trial.number)
+    )
     n_reported = len(trial.storage.get_trial(trial._trial_id).intermediate_values)
     saved_at = time.monotonic()
     for finished in _train(trial, recipe, place, time_given, n_steps, saved):
@@ -223,65 +180,23 @@ def _train(
         raise _OutOfTimeError from None
 
 
-def _plan_steps(
-    trial: optuna.Trial, recipe: Recipe, place: Workplace, seconds: float | None
-) -> int:
-    """Return the steps of the whole schedule, which always anneals to its end.
-
-    Where seconds set the length, a few steps of the very network are timed first, and as much of
-    the schedule as fits into the rest is made of whole epochs.
-    """
-    plan = place.record.plan
-    per_epoch = n_steps_per_epoch(len(place.images.rows), recipe.optimizer.batch_size)
-    if plan.n_epochs is not None or seconds is None:
-        return per_epoch * (plan.n_epochs or 1)
-    per_step = _seconds_per_step(recipe, place, derive_seed(0, "probe", trial.number))
-    per_evaluation = 0.3 * per_step * len(place.rows["stop"]) / recipe.optimizer.batch_size
-    n_evaluations = plan.n_rounds + 1 + len(place.rows["test"]) / max(1, len(place.rows["stop"]))
-    left = seconds - 2 * PROBE_STEPS * per_step - n_evaluations * per_evaluation
-    n_steps = min(int(left / per_step), MAX_EPOCHS_BY_TIME * per_epoch)
-    whole = n_steps // per_epoch * per_epoch
-    return max(whole if whole >= 3 * per_epoch else n_steps, plan.n_rounds)
-
-
-def _seconds_per_step(recipe: Recipe, place: Workplace, seed: int) -> float:
-    """Time a few steps of a training that is thrown away; the first half of them warms up."""
-    seconds = [
-        finished.seconds
-        for finished in train(
-            recipe,
-            place.record.task,
-            place.images,
-            n_steps=PROBE_STEPS,
-            n_rounds=2,
-            seed=seed,
-            autocast_dtype=place.autocast_dtype,
-        )
-    ]
-    return max((seconds[-1] - seconds[0]) / (PROBE_STEPS / 2), 1e-5)
-
-
 def _judge(finished: Round, place: Workplace, progress: _Progress) -> None:
     """Score the network on the stop role, and remember it if it is the best so far."""
-    predicted = predict_rows(finished.network, place, "stop", dtype=place.autocast_dtype)
-    labels = place.images.labels[place.rows["stop"]].cpu().numpy()
-    temperature = fit_temperature(predicted, labels, prior_sigma=SCORE_PRIOR_SIGMA)
-    calibrated = normalize_log_probabilities(predicted / temperature)
-    scores = {name: METRICS[name].compute(calibrated, labels) for name in SCORES}
+    rows = place.round_rows
+    predicted = place.predict(finished.network, rows, dtype=place.autocast_dtype)
     progress.history.append(
         {
             "round": finished.number,
             "train_loss": finished.train_loss,
             "images_seen": finished.images_seen,
             "seconds": round(finished.seconds, 3),
-            "temperature": temperature,
-            **{str(name): score for name, score in scores.items()},
+            **score(predicted, place.labels(rows)),
         }
     )
-    rises = METRICS[place.record.config.metric].higher_is_better
     value = _value(progress.history[-1], place)
     best = progress.history[progress.best_round - 1] if progress.best_round else None
-    if best is None or (value > _value(best, place) if rises else value < _value(best, place)):
+    metric = place.record.config.metric
+    if best is None or is_better(metric, value, than=_value(best, place)):
         progress.best_round = len(progress.history)
         state = finished.network.state_dict()
         progress.best_weights = {name: tensor.detach().clone() for name, tensor in state.items()}
@@ -302,12 +217,14 @@ def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: _Prog
     network.load_state_dict(progress.best_weights)
     network.to(place.images.images.device).to(memory_format=torch.channels_last)
     began = time.perf_counter()
-    for role in place.rows:  # in float32, as an exported bundle predicts
-        write_predictions(paths, role, predict_rows(network, place, role, dtype=None))
+    # In float32, as an exported bundle predicts.
+    kept = {role: place.predict(network, rows, dtype=None) for role, rows in place.rows.items()}
     per_image = (time.perf_counter() - began) / sum(len(rows) for rows in place.rows.values())
+    for role, predicted in kept.items():
+        write_predictions(paths, role, predicted)
     write_weights(paths, progress.best_weights)
     write_history(paths, progress.history)
-    best = progress.history[progress.best_round - 1]
+    best = score(kept["stop"], place.labels(place.rows["stop"]))
     attributes = {
         "accuracy": round(best["accuracy"], 6),
         "log_loss": round(best["log_loss"], 6),
@@ -320,4 +237,11 @@ def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: _Prog
         trial.set_user_attr(name, value)
     if progress.ending:
         return Outcome(state=TrialState.PRUNED, value=None)
+    exhibit_trial(
+        trial,
+        place.paths,
+        stop_labels=place.images.labels[place.rows["stop"]].cpu().numpy(),
+        class_names=place.record.class_names,
+        best_round=progress.best_round,
+    )
     return Outcome(state=TrialState.COMPLETE, value=_value(best, place))

@@ -22,8 +22,22 @@ def widths(recipe: Recipe) -> list[int]:
     return [stage.width for stage in recipe.architecture.stages]
 
 
-def test_the_first_is_the_fastest_recipe_with_the_mean_loss(cifar: Task) -> None:
-    recipe = recipes(Space(), cifar)[0]
+def test_the_first_is_for_few_images_and_the_second_its_residual_twin(cifar: Task) -> None:
+    first, second = recipes(Space(), cifar)[:2]
+
+    assert first.architecture.stages == (
+        Stage(width=16, kernel_size=3, n_convolutions=1),
+        Stage(width=64, kernel_size=3, n_convolutions=2),
+        Stage(width=128, kernel_size=3, n_convolutions=2),
+    )
+    assert first.optimizer.batch_size == 256
+    assert first.optimizer.learning_rate == pytest.approx(0.544, rel=1e-2)
+    assert replace(second.architecture, family="plain") == first.architecture
+    assert second.optimizer == first.optimizer
+
+
+def test_the_third_is_the_fastest_recipe_with_the_mean_loss(cifar: Task) -> None:
+    recipe = recipes(Space(), cifar)[2]
 
     assert recipe.architecture.stages == (
         Stage(width=16, kernel_size=3, n_convolutions=2),
@@ -50,10 +64,12 @@ def test_the_first_is_the_fastest_recipe_with_the_mean_loss(cifar: Task) -> None
     assert recipe.augmentation.mixing == recipe.augmentation.policy == "none"
 
 
-def test_the_default_space_knows_seven_different_recipes(cifar: Task) -> None:
+def test_the_default_space_knows_nine_different_recipes(cifar: Task) -> None:
     known = recipes(Space(), cifar)
 
     assert [widths(recipe) for recipe in known] == [
+        [16, 64, 128],
+        [16, 64, 128],
         [16, 64, 64],
         [16, 64, 64],
         [16, 32, 64],
@@ -65,7 +81,7 @@ def test_the_default_space_knows_seven_different_recipes(cifar: Task) -> None:
     assert {recipe.architecture.family for recipe in known} == {"plain", "residual"}
     assert {recipe.optimizer.name for recipe in known} == {"sgd", "adamw"}
     assert known[-1].augmentation.mixing == "cutmix"
-    assert len(set(known)) == 7
+    assert len(set(known)) == 9
 
 
 @pytest.mark.parametrize("name", SPACES)

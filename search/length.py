@@ -1,0 +1,67 @@
+"""How many steps a trial trains: whole epochs as stated, or what fits into its seconds."""
+
+import time
+
+from search.schedule import MAX_EPOCHS_BY_TIME
+from search.seeding import derive_seed
+from search.training import Round, n_steps_per_epoch, train
+from search.workplace import Workplace
+from spaces.recipe import Recipe
+
+_PROBE_STEPS = 6
+_PROBE_IMAGES = 500
+
+
+def plan_steps(recipe: Recipe, place: Workplace, seconds: float | None, *, seed: int) -> int:
+    """Return the steps of the whole schedule, which always anneals to its end.
+
+    Where seconds set the length, a few steps and predictions of the very network are timed first,
+    and the schedule gets what the predictions of all rounds leave.
+
+    Args:
+        recipe: What the trial chose.
+        place: Images and device.
+        seconds: What the trial may take; only counts where the study states no epochs.
+        seed: Of the steps that are timed and thrown away.
+
+    Returns:
+        Whole epochs where at least three fit; never fewer steps than rounds.
+    """
+    plan = place.record.plan
+    per_epoch = n_steps_per_epoch(len(place.images.rows), recipe.optimizer.batch_size)
+    if plan.n_epochs is not None or seconds is None:
+        return per_epoch * (plan.n_epochs or 1)
+    began = time.perf_counter()
+    per_step, per_image, per_final_image = _time_network(recipe, place, seed)
+    judging = per_image * len(place.round_rows) * plan.n_rounds
+    keeping = per_final_image * sum(len(rows) for rows in place.rows.values())
+    left = seconds - (time.perf_counter() - began) - judging - keeping
+    n_steps = min(int(left / per_step), MAX_EPOCHS_BY_TIME * per_epoch)
+    whole = n_steps // per_epoch * per_epoch
+    return max(whole if whole >= 3 * per_epoch else n_steps, plan.n_rounds)
+
+
+def _time_network(recipe: Recipe, place: Workplace, seed: int) -> tuple[float, float, float]:
+    """Return the seconds of a step, and of a predicted image in low and in full precision.
+
+    Each is timed after a first run, which pays for what is set up once.
+    """
+    rounds: list[Round] = list(
+        train(
+            recipe,
+            place.record.task,
+            place.images,
+            n_steps=_PROBE_STEPS,
+            n_rounds=2,
+            seed=derive_seed(seed, "probe"),
+            autocast_dtype=place.autocast_dtype,
+        )
+    )
+    per_step = (rounds[-1].seconds - rounds[0].seconds) / (_PROBE_STEPS / 2)
+    rows, per_image = place.round_rows[:_PROBE_IMAGES], []
+    for dtype in (place.autocast_dtype, None):
+        place.predict(rounds[-1].network, rows[:50], dtype=dtype)
+        began = time.perf_counter()
+        place.predict(rounds[-1].network, rows, dtype=dtype)
+        per_image.append((time.perf_counter() - began) / len(rows))
+    return max(per_step, 1e-5), per_image[0], per_image[1]
