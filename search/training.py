@@ -14,7 +14,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from spaces.optimization import (
     set_learning_rate,
 )
 from spaces.recipe import Recipe
+from spaces.suggestions.optimizer import clip_batch
 from spaces.task import Task
 from spaces.transforms import augment, crop, draw_flips, normalize
 
@@ -156,10 +157,12 @@ class _Training:
         seed: int,
         autocast_dtype: torch.dtype | None,
     ) -> None:
+        optimizer = clip_batch(recipe.optimizer, len(images.rows))
+        recipe = replace(recipe, optimizer=optimizer)
         self._recipe, self._task, self._images = recipe, task, images
         self._n_steps, self._autocast_dtype = n_steps, autocast_dtype
         self._device = images.images.device
-        self.batch_size = min(recipe.optimizer.batch_size, len(images.rows))
+        self.batch_size = optimizer.batch_size
         self._per_epoch = n_steps_per_epoch(len(images.rows), self.batch_size)
         torch.manual_seed(seed)
         self._generator = Generator().manual_seed(seed)

@@ -7,7 +7,12 @@ from spaces.errors import SpaceError
 from spaces.known import known_parameters
 from spaces.optimizer import Optimizer
 from spaces.space import Space
-from spaces.suggestions.optimizer import base_learning_rate, base_weight_decay, suggest_optimizer
+from spaces.suggestions.optimizer import (
+    base_learning_rate,
+    base_weight_decay,
+    clip_batch,
+    suggest_optimizer,
+)
 from spaces.task import Task
 
 
@@ -86,3 +91,14 @@ def test_values_that_no_optimizer_accepts_are_refused(
 ) -> None:
     with pytest.raises(SpaceError, match=message):
         replace(optimizer, **changes)  # type: ignore[arg-type]
+
+
+def test_a_batch_larger_than_the_training_set_is_clipped_with_its_rate(
+    optimizer: Optimizer,
+) -> None:
+    sgd = replace(optimizer, name="sgd", batch_size=512, learning_rate=0.8)
+    adam = replace(optimizer, name="adam", batch_size=512, learning_rate=0.8)
+
+    assert clip_batch(sgd, 128) == replace(sgd, batch_size=128, learning_rate=0.2)
+    assert clip_batch(adam, 128) == replace(adam, batch_size=128, learning_rate=0.4)
+    assert clip_batch(sgd, 512) is sgd
