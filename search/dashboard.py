@@ -2,11 +2,19 @@
 
 The stock command reads the whole study anew at every poll (7 s at 5,000 trials); with a cached
 storage behind its WSGI application a poll costs 0.3 s. It has no login: it is bound to this
-machine unless somebody asks otherwise.
+machine unless somebody asks otherwise. Two of its buttons would leave a folder behind that no
+command can read any more, and a search without its study: deleting and renaming are refused here,
+as is whatever a page of another site sends. All else works: *Fail Trial*, notes, artifacts.
 """
 
+import json
+import re
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from socketserver import ThreadingMixIn
+from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import get_storage
@@ -15,6 +23,14 @@ from optuna_dashboard import wsgi
 from search.errors import ConfigError
 from search.paths import StudyPaths
 from search.storage import SQLiteStorage
+
+_WHOLE_STUDY = re.compile(r"/api/studies(/\d+(/rename)?)?/?")
+# The page of a trial does not wrap a long attribute (a recipe, the reason of a failure): the whole
+# page becomes as wide as its text. The tables of notes leave no space between columns.
+_STYLE = b"""<style>
+p.MuiTypography-root, td.MuiTableCell-root { white-space: normal; overflow-wrap: anywhere }
+table:not([class]) th, table:not([class]) td { padding: 0.15em 0.8em }
+</style>"""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -44,10 +60,65 @@ def make_dashboard(paths: StudyPaths, *, host: str, port: int) -> WSGIServer:
     )
     try:
         return make_server(
-            host, port, application, server_class=_Server, handler_class=_QuietHandler
+            host,
+            port,
+            _guarded(_wrapping(application)),
+            server_class=_Server,
+            handler_class=_QuietHandler,
         )
     except OSError as error:
         raise ConfigError(
             f"--port: cannot listen on {host}:{port}: {error.strerror}; "
             "choose another with --port, or 0 for any that is free."
         ) from error
+
+
+def _guarded(application: WSGIApplication) -> WSGIApplication:
+    """Refuse to make, rename or delete studies, and to change anything for another site."""
+
+    def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        reason = _refusal(environ)
+        if not reason:
+            return application(environ, start_response)
+        status = HTTPStatus.FORBIDDEN
+        body = json.dumps({"reason": reason}).encode()
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [body]
+
+    return respond
+
+
+def _refusal(environ: WSGIEnvironment) -> str:
+    if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        return ""
+    origin = environ.get("HTTP_ORIGIN")
+    if origin and urlsplit(origin).netloc != environ.get("HTTP_HOST"):
+        return f"a page of {origin} may change nothing here."
+    if _WHOLE_STUDY.fullmatch(environ.get("PATH_INFO", "")):
+        return "a study is made by `python -m search run` and deleted with its folder."
+    return ""
+
+
+def _wrapping(application: WSGIApplication) -> WSGIApplication:
+    """Add our style to the dashboard's one page."""
+
+    def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not environ.get("PATH_INFO", "").startswith("/dashboard"):
+            return application(environ, start_response)
+        environ.pop("HTTP_IF_MODIFIED_SINCE", None)
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def note(
+            status: str, headers: list[tuple[str, str]], _error: object = None, /
+        ) -> Callable[[bytes], object]:
+            started.append((status, headers))
+            return lambda _: None
+
+        body = b"".join(application(environ, note)).replace(b"</head>", _STYLE + b"</head>")
+        status, headers = started[0]
+        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        start_response(status, [*kept, ("Content-Length", str(len(body)))])
+        return [body]
+
+    return respond

@@ -121,6 +121,9 @@ def build_ensemble(
     with written_whole(paths.ensemble) as temporary:
         temporary.write_text(json.dumps(result.to_json()), encoding="utf-8")
     logger.info("ensemble: %s", report.sentence)
+    from search.publication import publish_ensemble  # noqa: PLC0415  # readers need no Plotly
+
+    publish_ensemble(open_study(paths), report, result.worth_exporting)
     return result
 
 

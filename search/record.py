@@ -45,11 +45,12 @@ class StudyRecord(BaseModel):
     def attributes(self) -> dict[str, object]:
         """Return the study's user attributes: this record, and what people look for in it."""
         return {
-            ATTRIBUTE: json.loads(self.model_dump_json()),
             "data": self.config.data,
             "images": ", ".join(f"{role} {count}" for role, count in self.role_sizes.items()),
             "classes": len(self.class_names),
             "seed": self.config.seed,
+            "version": self.version,
+            ATTRIBUTE: json.loads(self.model_dump_json()),  # long: it fills the dashboard's page
         }
 
 

@@ -1,0 +1,191 @@
+"""The newest ensemble on the page of its study: a note with table and verdict, three figures.
+
+Everything is stored in the study itself and sent to the browser at each poll; so figures are
+small, without Plotly's own template (7 kB each), and replace those of the ensemble before.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import optuna
+import plotly.graph_objects as go
+from optuna_dashboard import get_note, save_note, save_plotly_graph_object
+
+from ensembles.methods import Method
+from ensembles.report import Report, Row
+
+logger = logging.getLogger(__name__)
+
+HEADING = "## Ensemble"
+_COLUMNS = ("accuracy", "95 % interval", "log-loss", "ECE", "members", "cost")
+_CHOICE, _OTHER = "#f50057", "#4b72b0"
+_AXIS = {"showgrid": True, "gridcolor": "#ddd", "zeroline": False, "automargin": True}
+
+
+def publish_ensemble(study: optuna.Study, report: Report, worth_exporting: Method) -> None:
+    """Put an ensemble on the page of its study, in the place of the one before.
+
+    The ensemble is on the disk already and stands without its page: what goes wrong here is in
+    the log with its traceback.
+
+    Args:
+        study: The study; what somebody wrote in its note, above our heading, stays.
+        report: Table, choice and verdict.
+        worth_exporting: The method that the verdict advises to export.
+    """
+    try:
+        own, _, _ = get_note(study).partition(HEADING)
+        note = ensemble_note(report, study.study_name, worth_exporting)
+        save_note(study, f"{own.rstrip()}\n\n{note}" if own.strip() else note)
+        for name, figure in ensemble_figures(report).items():
+            save_plotly_graph_object(study, figure, graph_object_id=name)
+    except Exception:
+        logger.exception("ensemble: it is built, but the dashboard does not show it")
+
+
+def ensemble_note(report: Report, study_name: str, worth_exporting: Method) -> str:
+    """Return table and verdict as Markdown."""
+    times = "once" if report.n_test_openings == 1 else f"{report.n_test_openings} times"
+    n_images = report.comparison.n_images
+    columns = (f"on {n_images:,} test images", *_COLUMNS)
+    made = (
+        f"Bold: the choice, made on the ens role; the test role has been opened {times} so far. "
+        f"The best single model is trial {report.single}."
+    )
+    advice = f"`python -m search export {study_name} --out model` ({worth_exporting})"
+    lines = [
+        HEADING,
+        "",
+        f"**{_escaped(report.sentence)}**",
+        "",
+        f"| {' | '.join(columns)} |",
+        f"| --- {'| ---: ' * len(_COLUMNS)}|",
+        *(_table_row(row, chosen=row.method == report.choice) for row in report.rows),
+        "",
+        *(f"- left out: {_escaped(reason)}" for reason in report.refused.values()),
+        "",
+        made,
+        "",
+        f"To export what the verdict advises: {advice}.",
+        "",
+        "`python -m search ensemble` writes this anew from its heading on; a text above it stays.",
+    ]
+    return "\n".join(lines)
+
+
+def ensemble_figures(report: Report) -> dict[str, go.Figure]:
+    """Return the figures by the names under which they are stored."""
+    calibrated = [row for row in report.rows if row.is_calibrated]
+    return {
+        "ensemble-accuracy": _accuracy(report),
+        "ensemble-log-loss": _log_loss(calibrated, report.choice),
+        "ensemble-members": _members(report.rows),
+    }
+
+
+def _table_row(row: Row, *, chosen: bool) -> str:
+    figures, interval = row.test, row.test.accuracy_interval
+    cells = [
+        row.method,
+        f"{100 * figures.accuracy:.2f} %",
+        f"{100 * interval.low:.1f} to {100 * interval.high:.1f}",
+        f"{figures.log_loss:.4f}" if row.is_calibrated else "-",
+        f"{100 * figures.expected_calibration_error:.1f} %" if row.is_calibrated else "-",
+        str(row.n_members),
+        f"{row.cost:.1f} x",
+    ]
+    cells = [cell.replace("_", "\\_") for cell in cells]
+    return f"| {' | '.join(f'**{cell}**' if chosen else cell for cell in cells)} |"
+
+
+def _accuracy(report: Report) -> go.Figure:
+    """Draw the accuracy of each method with its interval, and a line at the best single model."""
+    rows = report.rows
+    shares = [100 * row.test.accuracy for row in rows]
+    intervals = [row.test.accuracy_interval for row in rows]
+    figure = go.Figure(
+        go.Scatter(
+            x=_rounded(shares),
+            y=[row.method for row in rows],
+            mode="markers",
+            marker={"size": 10, "color": _colors(rows, report.choice)},
+            error_x={
+                "array": _rounded(
+                    100 * each.high - share for each, share in zip(intervals, shares, strict=True)
+                ),
+                "arrayminus": _rounded(
+                    share - 100 * each.low for each, share in zip(intervals, shares, strict=True)
+                ),
+                "color": "#999",
+                "thickness": 1.5,
+            },
+        ),
+        _layout("Accuracy on the test role, %"),
+    )
+    single = 100 * report.comparison.single_accuracy
+    figure.add_vline(x=round(single, 3), line={"dash": "dot", "color": "#888", "width": 1})
+    return figure
+
+
+def _log_loss(rows: Sequence[Row], choice: Method) -> go.Figure:
+    values = [row.test.log_loss for row in rows]
+    return go.Figure(
+        go.Bar(
+            x=_rounded(values),
+            y=[row.method for row in rows],
+            orientation="h",
+            marker={"color": _colors(rows, choice)},
+            text=[f"{value:.4f}" for value in values],
+        ),
+        _layout("Log-loss on the test role"),
+    )
+
+
+def _members(rows: Sequence[Row]) -> go.Figure:
+    """Draw the weight of each trial in each method."""
+    trials = sorted({member.name for row in rows for member in row.members}, key=_by_number)
+    weights = [{member.name: member.weight for member in row.members} for row in rows]
+    shares = [[each.get(trial) for trial in trials] for each in weights]
+    figure = go.Figure(
+        go.Heatmap(
+            x=[f"trial {trial}" for trial in trials],
+            y=[row.method for row in rows],
+            z=[[None if share is None else round(share, 3) for share in row] for row in shares],
+            texttemplate="%{z:.2f}",
+            colorscale=[[0, "#eef2f9"], [1, _OTHER]],
+            zmin=0,
+            showscale=False,
+            xgap=2,
+            ygap=2,
+        ),
+        _layout("Weights of the members"),
+    )
+    return figure.update_xaxes(type="category", showgrid=False).update_yaxes(showgrid=False)
+
+
+def _layout(title: str) -> go.Layout:
+    return go.Layout(
+        template="none",
+        # Centered, it would lie under the buttons of the plot.
+        title={"text": title, "font": {"size": 16}, "x": 0.01},
+        xaxis=_AXIS,
+        yaxis={**_AXIS, "autorange": "reversed", "type": "category"},
+        margin={"l": 20, "r": 20, "t": 50, "b": 30},
+        showlegend=False,
+    )
+
+
+def _colors(rows: Sequence[Row], choice: Method) -> list[str]:
+    return [_CHOICE if row.method == choice else _OTHER for row in rows]
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(value, 4) for value in values]
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdigit() else (-1, name)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("_", "\\_").replace("*", "\\*").replace("|", "\\|")
