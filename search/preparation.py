@@ -86,8 +86,10 @@ def _prepare_images(
     config: StudyConfig, studies: Path, on_decode: OnProgress | None
 ) -> ImageStore:
     request = DataRequest(data=config.data, data_root=config.data_root, download=config.download)
+    listing = list_dataset(request)
+    listing.check_trainable()
     return prepare_store(
-        list_dataset(request),
+        listing,
         cache_folder=cache_folder(studies),
         image_size=config.image_size,
         fit=config.fit,

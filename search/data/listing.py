@@ -50,9 +50,16 @@ class Listing:
     """From an image's place to something that `load_image` takes."""
 
     def __post_init__(self) -> None:
-        """Refuse what nobody can learn from."""
+        """Refuse an empty listing."""
         if not len(self.names):
             raise DataError(f"{self.source}: no images.")
+
+    def check_trainable(self) -> None:
+        """Refuse what nobody can learn from.
+
+        Raises:
+            DataError: There are fewer than two classes, or one without images to train on.
+        """
         counts = self._counts("none") + self._counts("train")
         present = [name for name, count in zip(self.class_names, counts, strict=True) if count]
         for given in ("val", "test"):

@@ -90,7 +90,7 @@ def test_folders_without_classes_are_refused(
     make_pictures: MakePictures, names: list[str], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        read_folder(make_pictures(*names))
+        read_folder(make_pictures(*names)).check_trainable()
 
 
 def test_an_empty_folder_and_an_empty_class_are_refused(

@@ -34,7 +34,7 @@ def test_what_nobody_can_learn_from_is_refused(
     labels: list[int], given: list[Given], n_classes: int, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        listing_of(labels, given, n_classes)
+        listing_of(labels, given, n_classes).check_trainable()
 
 
 def test_a_digest_tells_parts_types_and_shapes_apart() -> None:
