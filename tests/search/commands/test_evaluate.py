@@ -255,3 +255,16 @@ def test_help_needs_no_torch_and_no_numpy() -> None:
 
     assert outcome.returncode == 0, outcome.stderr
     assert "--fail-under" in outcome.stdout
+
+
+def test_pictures_of_one_class_alone_can_be_evaluated(
+    pictures: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    draw(pictures.parent / "owls" / "owl", 3, seed=1)
+    bundle = write_tiny_bundle(classes=CLASSES)
+
+    code, document = evaluate(capsys, bundle, "--data", pictures.parent / "owls")
+
+    assert code == 0
+    assert document["n_images"] == 3
+    assert document["roc_auc"] is None
