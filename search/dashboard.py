@@ -12,9 +12,10 @@ import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
+from typing import TypeAlias
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import get_storage
@@ -24,6 +25,8 @@ from search.errors import ConfigError
 from search.paths import StudyPaths
 from search.storage import SQLiteStorage
 
+# Not `wsgiref.types.StartResponse`, a protocol that cannot be checked in tests.
+_StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
 _WHOLE_STUDY = re.compile(r"/api/studies(/\d+(/rename)?)?/?")
 # The page of a trial does not wrap a long attribute (a recipe, the reason of a failure): the whole
 # page becomes as wide as its text. The tables of notes leave no space between columns.
@@ -76,7 +79,7 @@ def make_dashboard(paths: StudyPaths, *, host: str, port: int) -> WSGIServer:
 def _guarded(application: WSGIApplication) -> WSGIApplication:
     """Refuse to make, rename or delete studies, and to change anything for another site."""
 
-    def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def respond(environ: WSGIEnvironment, start_response: _StartResponse) -> Iterable[bytes]:
         reason = _refusal(environ)
         if not reason:
             return application(environ, start_response)
@@ -103,7 +106,7 @@ def _refusal(environ: WSGIEnvironment) -> str:
 def _wrapping(application: WSGIApplication) -> WSGIApplication:
     """Add our style to the dashboard's one page."""
 
-    def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def respond(environ: WSGIEnvironment, start_response: _StartResponse) -> Iterable[bytes]:
         if not environ.get("PATH_INFO", "").startswith("/dashboard"):
             return application(environ, start_response)
         environ.pop("HTTP_IF_MODIFIED_SINCE", None)
@@ -115,7 +118,10 @@ def _wrapping(application: WSGIApplication) -> WSGIApplication:
             started.append((status, headers))
             return lambda _: None
 
-        body = b"".join(application(environ, note)).replace(b"</head>", _STYLE + b"</head>")
+        page = application(environ, note)
+        body = b"".join(page).replace(b"</head>", _STYLE + b"</head>")
+        if hasattr(page, "close"):
+            page.close()  # as WSGI asks of whoever reads a response
         status, headers = started[0]
         kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
         start_response(status, [*kept, ("Content-Length", str(len(body)))])

@@ -16,8 +16,8 @@ from PIL import Image
 
 _WIDTH = 320
 _MARGIN = 66
-_MAX_NAMED_CLASSES = 20
-_MAX_NAME_LETTERS = 9
+_MAX_NAMED_CLASSES = 15
+_MAX_NAME_LETTERS = 8
 _N_WORST = 6
 _PANEL_HEIGHT = 120
 _MAX_DOTS = 12
@@ -32,7 +32,7 @@ def confusion_svg(counts: Int[np.ndarray, "true predicted"], class_names: Sequen
 
     Args:
         counts: Images of each true class (row) that were given each class (column).
-        class_names: In the order of rows and columns; up to 20 are written, else the most
+        class_names: In the order of rows and columns; up to 15 are written, else the most
             frequent confusions are.
     """
     n_classes = len(class_names)
@@ -78,10 +78,9 @@ def curves_svg(history: Sequence[Mapping[str, float]], best_round: int) -> str:
         *_panel(_PANEL_HEIGHT + 78, (bottom, 100.0), {"#268b46": accuracy}, "{:.0f} %"),
         _text(_MARGIN, _PANEL_HEIGHT + 68, "accuracy (stop role)", size=13, color="#268b46"),
         _text(_MARGIN, height - 8, "round 1"),
+        _text((_MARGIN + _WIDTH - 14) / 2, height - 8, f"best: {best_round}", "middle"),
         _text(_WIDTH - 14, height - 8, f"round {len(history)}", "end"),
     ]
-    if 0.15 < place < 0.85:
-        parts.append(_text(x, height - 8, f"best: {best_round}", "middle"))
     return _svg(parts, height=height)
 
 
@@ -106,20 +105,18 @@ def _name_cells(
     """Write the names of the classes, and the number into each cell that has one."""
     size = int(max(7, min(13, cell / 2)))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    parts = []
+    foot = 26 + len(class_names) * cell + 14
+    n_letters = max(1, int(cell / (0.7 * size)))
+    parts, numbers = [], []
     for row, name in enumerate(class_names):
         y = 26 + (row + 0.5) * cell + size / 3
         parts.append(_text(left - 5, y, _shortened(name, _MAX_NAME_LETTERS), "end", size))
-        n_letters = max(1, int(cell / (0.6 * size)))
-        x = left + (row + 0.5) * cell
-        foot = 26 + len(class_names) * cell + 14
-        parts.append(_text(x, foot, _shortened(name, n_letters), "middle", size))
+        parts.append(_text(left + (row + 0.5) * cell, foot, name[:n_letters], "middle", size))
         for column in np.flatnonzero(counts[row]):
-            color = "#ffffff" if shares[row, column] > 0.6 else "#222222"
-            number = str(counts[row, column])
+            light = ' fill="#fff"' if shares[row, column] > 0.6 else ""
             x = left + (column + 0.5) * cell
-            parts.append(_text(x, y, number, "middle", size, color))
-    return parts
+            numbers.append(f'<text x="{x:.0f}" y="{y:.0f}"{light}>{counts[row, column]}</text>')
+    return [*parts, f'<g text-anchor="middle" font-size="{size}">{"".join(numbers)}</g>']
 
 
 def _worst_confusions(

@@ -1,0 +1,138 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.study import StudyDirection
+from optuna_dashboard import get_note, save_note
+
+from ensembles.builder import build_all
+from ensembles.pool import Pool
+from ensembles.report import Report, evaluate_all
+from search.paths import StudyPaths
+from search.publication import HEADING, ensemble_figures, ensemble_note, publish_ensemble
+from search.storage import create_study, open_study
+
+
+def make_pool(seed: int) -> Pool:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(3, size=120)
+    logits = generator.normal(size=(4, 120, 3))
+    logits[:, np.arange(120), labels] += 2
+    shares = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    return Pool.from_arrays(probabilities=shares, labels=labels, names=["2", "10", "3", "7"])
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    fit_pool = make_pool(0)
+    return evaluate_all(
+        build_all(fit_pool, max_members=3),
+        choice="bagged_greedy",
+        fit_pool=fit_pool,
+        test_pool=make_pool(1),
+        refused={"stack": "stacking needs more images | than there are."},
+        n_test_openings=2,
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    paths = StudyPaths(tmp_path / "tiny")
+    paths.folder.mkdir()
+    create_study(paths, StudyDirection.MINIMIZE, metric="log_loss", attributes={}, first_trials=())
+    return open_study(paths)
+
+
+def figure_parts(study: optuna.Study) -> dict[str, str]:
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    return {key: text for key, text in attributes.items() if key.startswith("dashboard:plot_data")}
+
+
+def test_the_note_has_a_row_for_each_method_and_the_choice_in_bold(report: Report) -> None:
+    lines = ensemble_note(report, "tiny", "single").splitlines()
+
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + len(report.rows)
+    assert len({line.count("|") for line in table}) == 1
+    assert [line.startswith("| **bagged\\_greedy** | **") for line in table].count(True) == 1
+
+
+def test_the_note_holds_verdict_refusals_and_the_openings_of_the_test_role(report: Report) -> None:
+    note = ensemble_note(report, "tiny", "single")
+
+    assert report.sentence.replace("_", "\\_") in note
+    assert "- left out: stacking needs more images \\| than there are." in note
+    assert "opened 2 times" in note
+    assert "`python -m search export tiny --out model` (single)" in note
+
+
+def test_a_new_ensemble_takes_the_place_of_the_one_before(
+    study: optuna.Study, report: Report
+) -> None:
+    publish_ensemble(study, report, "single")
+    first = figure_parts(study)
+
+    publish_ensemble(study, report, "single")
+
+    assert get_note(study).count(HEADING) == 1
+    assert figure_parts(study) == first
+    assert len({key.split(":")[2] for key in first}) == 3
+
+
+def test_what_somebody_wrote_above_the_heading_stays(study: optuna.Study, report: Report) -> None:
+    save_note(study, "Photos of **Tuesday**.\n")
+
+    publish_ensemble(study, report, "single")
+    publish_ensemble(study, report, "single")
+
+    assert get_note(study).startswith(f"Photos of **Tuesday**.\n\n{HEADING}\n")
+
+
+def test_figures_are_small_since_each_poll_sends_them(report: Report) -> None:
+    sizes = [len(figure.to_json()) for figure in ensemble_figures(report).values()]
+
+    assert max(sizes) < 5_000
+
+
+def test_the_accuracies_drawn_are_those_of_the_report_with_their_intervals(
+    report: Report,
+) -> None:
+    drawn = ensemble_figures(report)["ensemble-accuracy"].data[0]
+
+    row = report.rows[0]
+    assert drawn.y[0] == row.method
+    assert drawn.x[0] == pytest.approx(100 * row.test.accuracy, abs=1e-3)
+    assert drawn.x[0] + drawn.error_x.array[0] == pytest.approx(
+        100 * row.test.accuracy_interval.high, abs=1e-3
+    )
+
+
+def test_votes_have_no_log_loss_to_draw(report: Report) -> None:
+    drawn = ensemble_figures(report)["ensemble-log-loss"].data[0]
+
+    assert "vote" not in drawn.y
+    assert len(drawn.y) == len(report.rows) - 1
+
+
+def test_members_stand_in_the_order_of_their_trials(report: Report) -> None:
+    drawn = ensemble_figures(report)["ensemble-members"].data[0]
+
+    numbers = [int(name.removeprefix("trial ")) for name in drawn.x]
+    assert numbers == sorted(numbers)
+    for method, weights in zip(drawn.y, drawn.z, strict=True):
+        row = next(row for row in report.rows if row.method == method)
+        assert sum(weight is not None for weight in weights) == row.n_members
+
+
+def test_an_ensemble_that_cannot_be_shown_is_still_built(
+    study: optuna.Study, report: Report, caplog: pytest.LogCaptureFixture
+) -> None:
+    optuna.delete_study(study_name=study.study_name, storage=study._storage)
+
+    with caplog.at_level(logging.ERROR):
+        publish_ensemble(study, report, "single")
+
+    assert "it is built, but the dashboard does not show it" in caplog.text
+    assert "KeyError" in caplog.text
