@@ -1,6 +1,11 @@
 """How many steps a trial trains: whole epochs as stated, or what fits into its seconds."""
 
+import itertools
+import statistics
 import time
+
+import torch
+from torch import nn
 
 from search.schedule import MAX_EPOCHS_BY_TIME
 from search.seeding import derive_seed
@@ -8,8 +13,10 @@ from search.training import Round, n_steps_per_epoch, train
 from search.workplace import Workplace
 from spaces.recipe import Recipe
 
-_PROBE_STEPS = 6
+_WARM_UP_STEPS = 3
+_TIMED_STEPS = 9
 _PROBE_IMAGES = 500
+_PROBE_REPEATS = 3
 
 
 def plan_steps(recipe: Recipe, place: Workplace, seconds: float | None, *, seed: int) -> int:
@@ -44,24 +51,34 @@ def plan_steps(recipe: Recipe, place: Workplace, seconds: float | None, *, seed:
 def _time_network(recipe: Recipe, place: Workplace, seed: int) -> tuple[float, float, float]:
     """Return the seconds of a step, and of a predicted image in low and in full precision.
 
-    Each is timed after a first run, which pays for what is set up once.
+    The first runs, which pay for what is set up once, do not count. Of the others the faster ones
+    do: what another process takes away now and then would shorten the whole schedule.
     """
+    n_steps = _WARM_UP_STEPS + _TIMED_STEPS
     rounds: list[Round] = list(
         train(
             recipe,
             place.record.task,
             place.images,
-            n_steps=_PROBE_STEPS,
-            n_rounds=2,
+            n_steps=n_steps,
+            n_rounds=n_steps,
             seed=derive_seed(seed, "probe"),
             autocast_dtype=place.autocast_dtype,
         )
     )
-    per_step = (rounds[-1].seconds - rounds[0].seconds) / (_PROBE_STEPS / 2)
-    rows, per_image = place.round_rows[:_PROBE_IMAGES], []
-    for dtype in (place.autocast_dtype, None):
-        place.predict(rounds[-1].network, rows[:50], dtype=dtype)
+    times = [each.seconds for each in rounds[_WARM_UP_STEPS - 1 :]]
+    steps = sorted(later - earlier for earlier, later in itertools.pairwise(times))
+    per_step = statistics.mean(steps[: _TIMED_STEPS // 2])
+    network = rounds[-1].network
+    low, full = (_time_image(network, place, dtype) for dtype in (place.autocast_dtype, None))
+    return max(per_step, 1e-5), low, full
+
+
+def _time_image(network: nn.Module, place: Workplace, dtype: torch.dtype | None) -> float:
+    rows = place.round_rows[:_PROBE_IMAGES]
+    times = []
+    for _ in range(_PROBE_REPEATS):
         began = time.perf_counter()
-        place.predict(rounds[-1].network, rows, dtype=dtype)
-        per_image.append((time.perf_counter() - began) / len(rows))
-    return max(per_step, 1e-5), per_image[0], per_image[1]
+        place.predict(network, rows, dtype=dtype)
+        times.append(time.perf_counter() - began)
+    return min(times) / len(rows)

@@ -248,7 +248,9 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _refuse_hopeless(trials: list[FrozenTrial]) -> None:
-    """Give up when the newest trials all failed.
+    """Give up when the newest trials all failed by themselves.
+
+    Those that somebody failed in the dashboard have no reason and do not count.
 
     Raises:
         SearchError: With the reason of the last one.
@@ -256,7 +258,7 @@ def _refuse_hopeless(trials: list[FrozenTrial]) -> None:
     ended = [trial for trial in trials if trial.state.is_finished()]
     newest = ended[-MAX_FAILURES_IN_A_ROW:]
     if len(newest) == MAX_FAILURES_IN_A_ROW and all(
-        trial.state == TrialState.FAIL for trial in newest
+        trial.state == TrialState.FAIL and "failure" in trial.user_attrs for trial in newest
     ):
-        reason = newest[-1].user_attrs.get("failure", "no reason is known")
+        reason = newest[-1].user_attrs["failure"]
         raise SearchError(f"the last {len(newest)} trials all failed: {reason}.")
