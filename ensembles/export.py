@@ -139,7 +139,9 @@ def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
     if not names:
         return
     if not overwrite:
-        raise BundleError(f"{folder} is not empty; choose another folder or allow to overwrite.")
+        raise BundleError(
+            f"{folder} is not empty; choose another folder, or overwrite a bundle with --overwrite."
+        )
     if "manifest.json" not in names or names - _NAMES:
         foreign = ", ".join(sorted(names - _NAMES)[:3]) or "no manifest.json"
         raise BundleError(f"{folder} is not overwritten: it is not only a bundle ({foreign}).")

@@ -26,6 +26,7 @@ class LiveView:
     _live: Live | None = field(default=None, init=False)
     _told: set[int] = field(default_factory=set, init=False)
     _done_before: int | None = field(default=None, init=False)
+    _n_done: int = field(default=0, init=False)
 
     def __enter__(self) -> "LiveView":
         """Begin to draw."""
@@ -54,18 +55,21 @@ class LiveView:
         if self._done_before is None:
             self._told = {trial.number for trial in finished}
             self._done_before = sum(trial.state in FINISHED for trial in finished)
+            self._n_done = self._done_before
         if self._live:
             self._live.update(_table(snapshot, self._done_before))
             return
         for trial in finished:
             if trial.number not in self._told:
                 self._told.add(trial.number)
-                self.console.print(_line(trial, len(self._told), snapshot), highlight=False)
+                self._n_done += trial.state in FINISHED  # a failed one is replaced
+                line = _line(trial, self._n_done, snapshot)
+                self.console.print(line, highlight=False, soft_wrap=True)
 
 
-def _line(trial: FrozenTrial, n_told: int, snapshot: Snapshot) -> str:
+def _line(trial: FrozenTrial, n_done: int, snapshot: Snapshot) -> str:
     row = trial_row(trial)
-    words = [f"[{n_told}/{snapshot.n_trials}] trial {row.number}: {row.state}"]
+    words = [f"[{n_done}/{snapshot.n_trials}] trial {row.number}: {row.state}"]
     if row.log_loss is not None and row.accuracy is not None:
         words.append(f"log-loss {row.log_loss:.4f}, accuracy {100 * row.accuracy:.2f} %")
     if row.seconds is not None:

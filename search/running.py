@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from search.config import StudyConfig, continued
 from search.devices import count_gpus, plan_slots
-from search.ensembling import EnsembleResult, build_ensemble
+from search.ensembling import EnsembleResult, build_ensemble, read_ensemble
 from search.errors import SearchError
 from search.logs import log_to_file
 from search.paths import DEFAULT_STUDIES, StudyPaths
@@ -44,7 +44,7 @@ class RunResult:
     study: Study
     end: SearchEnd
     ensemble: EnsembleResult | None
-    """None when the run was interrupted or no trial finished."""
+    """None when the run was interrupted or no trial left predictions."""
     seconds: float
 
 
@@ -77,9 +77,7 @@ def run_study(
     with _alone(paths), _logged(paths):
         study = _made_or_continued(paths, config, studies, observer)
         end = _search(study, started, observer)
-        ensemble = None
-        if not end.interrupted and any("log_loss" in trial.user_attrs for trial in study.trials()):
-            ensemble = build_ensemble(study)
+        ensemble = None if end.interrupted else _newest_ensemble(study, config)
     return RunResult(study=study, end=end, ensemble=ensemble, seconds=time.time() - started)
 
 
@@ -133,6 +131,24 @@ def _made_or_continued(
     for key, value in record.attributes().items():
         study.set_user_attr(key, value)
     return Study(paths=paths, record=record)
+
+
+def _newest_ensemble(study: Study, config: StudyConfig) -> EnsembleResult | None:
+    """Build the ensemble, unless the one that is there knows all trials.
+
+    Another look at the test role is not taken, nor counted, where it could show nothing new.
+    """
+    ends = [
+        trial.datetime_complete.timestamp()
+        for trial in study.trials()
+        if "log_loss" in trial.user_attrs and trial.datetime_complete
+    ]
+    if not ends:
+        return None
+    built = study.paths.ensemble.stat().st_mtime if study.paths.ensemble.is_file() else 0.0
+    if built > max(ends) and "max_members" not in config.model_fields_set:
+        return read_ensemble(study.paths)
+    return build_ensemble(study)
 
 
 def _search(study: Study, started: float, observer: Observer) -> SearchEnd:

@@ -66,6 +66,7 @@ def _print_remarks(
             f"their names are in {result.study.paths.log}",
             style="yellow",
             highlight=False,
+            soft_wrap=True,
         )
     if interruption():
         console.print(
@@ -86,6 +87,8 @@ def _print_remarks(
 def _exit_code(result: RunResult, interruption: Interruption) -> int:
     if interruption():
         return interruption.exit_code
+    if result.ensemble is None:
+        return 3
     return 5 if result.study.record.skipped else 0
 
 
