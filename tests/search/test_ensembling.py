@@ -1,0 +1,151 @@
+import json
+import shutil
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import Finished
+
+from ensembles.errors import EnsembleError
+from search.cli import main
+from search.data.roles import read_roles
+from search.data.store import open_store
+from search.ensembling import build_ensemble, read_ensemble
+from search.errors import SearchError, StorageError
+from search.paths import StudyPaths
+from search.study import Study, load_study
+
+
+@pytest.fixture
+def study(finished: Finished, tmp_path: Path) -> Study:
+    """Return a copy of the finished study, which a test may change."""
+    shutil.copytree(finished.study.paths.folder, tmp_path / "whole")
+    return load_study("whole", studies=tmp_path)
+
+
+def labels_of(study: Study, role: str) -> np.ndarray:
+    rows = read_roles(study.paths.roles).test if role == "test" else None
+    assert rows is not None
+    return np.asarray(open_store(study.record.store).labels[rows])
+
+
+def log_probabilities(study: Study, number: int) -> np.ndarray:
+    stored: np.ndarray = np.load(study.paths.trial(number).predictions("test"))
+    return stored.astype(np.float64)
+
+
+@pytest.mark.slow
+def test_the_table_and_verdict_are_those_of_the_stored_predictions(finished: Finished) -> None:
+    study = finished.study
+    result = read_ensemble(study.paths)
+    report = result.report
+    labels = labels_of(study, "test")
+
+    soft = result.selections["soft"]
+    weights = np.asarray(soft.combination.weights)
+    mixed = sum(
+        weight * np.exp(log_probabilities(study, number))
+        for weight, number in zip(weights, soft.trial_numbers, strict=True)
+    )
+    row = next(row for row in report.rows if row.method == "soft")
+    single = log_probabilities(study, int(report.single))
+    single_right = single.argmax(axis=1) == labels
+    single_row = next(row for row in report.rows if row.method == "single")
+    assert row.test.n_images == len(labels) == study.record.role_sizes["test"]
+    assert row.test.accuracy == pytest.approx((np.asarray(mixed).argmax(axis=1) == labels).mean())
+    assert single_row.test.accuracy == pytest.approx(single_right.mean())
+    tempered = single / single_row.temperature
+    tempered -= np.log(np.exp(tempered).sum(axis=1, keepdims=True))
+    assert single_row.test.log_loss == pytest.approx(
+        -tempered[np.arange(len(labels)), labels].mean(), rel=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_the_comparison_counts_who_alone_is_right(finished: Finished) -> None:
+    study = finished.study
+    report = read_ensemble(study.paths).report
+    chosen = read_ensemble(study.paths).selections[report.choice]
+    labels = labels_of(study, "test")
+    members = np.stack([log_probabilities(study, number) for number in chosen.trial_numbers])
+
+    combined = chosen.combination.combine(members.astype(np.float32))
+    right = combined.argmax(axis=1) == labels
+    single_right = log_probabilities(study, int(report.single)).argmax(axis=1) == labels
+    only_ensemble = int((right & ~single_right).sum())
+    only_single = int((~right & single_right).sum())
+    n = only_ensemble + only_single
+    tail = sum(comb(n, k) for k in range(min(only_ensemble, only_single) + 1)) / 2**n
+    comparison = report.comparison
+
+    assert comparison.only_ensemble_right == only_ensemble
+    assert comparison.only_single_right == only_single
+    assert comparison.p_value == pytest.approx(min(1.0, 2 * tail))
+    assert comparison.accuracy_difference == pytest.approx(right.mean() - single_right.mean())
+    established = comparison.accuracy_interval.low > 0 and comparison.p_value < 0.05
+    assert (comparison.verdict == "better") is established
+    assert report.sentence in finished.ran.out
+
+
+@pytest.mark.slow
+def test_building_again_counts_the_look_at_the_test_role(study: Study) -> None:
+    first = read_ensemble(study.paths)
+
+    again = build_ensemble(study)
+
+    assert (first.report.n_test_openings, again.report.n_test_openings) == (1, 2)
+    assert again.selections == first.selections
+    assert read_ensemble(study.paths) == again
+
+
+@pytest.mark.slow
+def test_the_ensemble_needs_no_weights_to_be_read(study: Study) -> None:
+    for weights in study.paths.folder.glob("trials/*/weights.safetensors"):
+        weights.write_bytes(b"")
+
+    assert build_ensemble(study).report.rows
+
+
+@pytest.mark.slow
+def test_a_method_and_its_size_can_be_asked_for(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = str(study.paths.folder.parent)
+
+    code = main(
+        ["ensemble", "--method", "greedy", "--max-members", "2", "--studies", studies, "--json"]
+    )
+
+    document = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert document["report"]["choice"] == "greedy"
+    assert all(len(each["trial_numbers"]) <= 2 for each in document["selections"].values())
+    assert main(["ensemble", "--method", "stack", "--studies", studies]) == 1
+    assert capsys.readouterr().err.startswith(
+        "error: stacking 10 classes needs at least 500 images to fit on, got 180"
+    )
+
+
+@pytest.mark.slow
+def test_a_method_without_enough_images_is_refused(study: Study) -> None:
+    with pytest.raises(EnsembleError, match="stacking 10 classes needs at least 500 images"):
+        build_ensemble(study, method="stack")
+
+
+@pytest.mark.slow
+def test_lost_predictions_are_named(study: Study) -> None:
+    number = study.leaders()[0].number
+    study.paths.trial(number).predictions("ens").write_bytes(b"half")
+
+    with pytest.raises(SearchError, match=r"ens\.npy: predictions cannot be read"):
+        build_ensemble(study)
+
+
+def test_a_broken_record_of_the_ensemble_says_how_to_write_it_anew(tmp_path: Path) -> None:
+    paths = StudyPaths(tmp_path / "whole")
+    paths.folder.mkdir()
+    paths.ensemble.write_text('{"report": 3}', encoding="utf-8")
+
+    with pytest.raises(StorageError, match=r"cannot be read .*`python -m search ensemble` writes"):
+        read_ensemble(paths)

@@ -1,0 +1,120 @@
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from runs import Command, Shell, is_alive, n_reports, read_states, until, worker_pids
+
+from search.interruption import watched_signals
+
+# A trial of one second or two, so that a signal meets it in the middle.
+LONGER = (
+    *("--space", "small", "--vary.width", "8", "--vary.depth", "2", "--epochs", "40"),
+    *(
+        "--trials",
+        "6",
+        "--limit-train",
+        "400",
+        "--workers",
+        "2",
+        "--pruner",
+        "none",
+        "--devices",
+        "cpu",
+    ),
+)
+N_TRIALS = 6
+
+
+def start_and_wait_for_reports(shell: Shell) -> Command:
+    """Start a search; return when both workers are in the middle of a trial."""
+    database = shell.studies / "digits" / "study.db"
+    before = n_reports(database)
+    command = shell.start("run", *LONGER)
+    command.wait_for(lambda: read_states(database).count("RUNNING") == 2)
+    command.wait_for(lambda: n_reports(database) >= before + 4)
+    return command
+
+
+def assert_handed_back(command: Command, *, code: int) -> None:
+    stopped = command.wait()
+    states = read_states(command.database)
+    assert stopped.code == code
+    assert stopped.err.splitlines()[-1] == (
+        "interrupted; everything is kept, and running trials go on from their last checkpoint: "
+        "python -m search resume digits"
+    )
+    assert "Traceback" not in stopped.err
+    assert "RUNNING" not in states
+    assert states.count("COMPLETE") < N_TRIALS
+    assert not command.database.with_name("ensemble.json").exists()
+
+
+def assert_whole(shell: Shell) -> None:
+    """Check that the study has exactly the trials that were asked, none twice, none lost."""
+    states = read_states(shell.studies / "digits" / "study.db")
+    assert states[:N_TRIALS] == ["COMPLETE"] * N_TRIALS
+    assert set(states[N_TRIALS:]) <= {"WAITING"}
+    trials = shell.study("digits").trials()[:N_TRIALS]
+    assert all(sorted(trial.intermediate_values) == [*range(1, 41)] for trial in trials)
+    assert not list(shell.studies.glob("digits/trials/*/checkpoint.pt"))
+
+
+@pytest.mark.slow
+def test_a_study_survives_ctrl_c_sigterm_and_killed_processes(shell: Shell) -> None:
+    """One study after another fault: each start costs seconds, so they share it."""
+    log = shell.studies / "digits" / "log.jsonl"
+
+    # Ctrl-C in a terminal: the workers get the signal too.
+    command = start_and_wait_for_reports(shell)
+    os.killpg(command.process.pid, signal.SIGINT)
+    assert_handed_back(command, code=130)
+
+    # SIGTERM from a scheduler: the supervisor alone gets it.
+    command = start_and_wait_for_reports(shell)
+    command.process.send_signal(signal.SIGTERM)
+    assert_handed_back(command, code=143)
+
+    # The supervisor is killed: its workers hand back their trials and end by themselves.
+    command = start_and_wait_for_reports(shell)
+    workers = worker_pids(log)[-2:]
+    command.process.kill()
+    command.process.communicate()
+    until(lambda: not any(is_alive(pid) for pid in workers), seconds=15)
+
+    # A worker is killed: another takes its place, and the run itself goes on.
+    command = start_and_wait_for_reports(shell)
+    n_workers = len(worker_pids(log))
+    os.kill(worker_pids(log)[-1], signal.SIGKILL)
+    ran = command.wait()
+
+    assert ran.code == 0, ran.err
+    assert len(worker_pids(log)) == n_workers + 1
+    assert_whole(shell)
+
+
+def test_the_first_signal_is_a_flag_and_the_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    with watched_signals() as interruption:
+        assert not interruption()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption()
+        assert interruption.exit_code == 143
+
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        with watched_signals():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        (tmp_path / "survived").touch()
+        os._exit(0)
+
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert not (tmp_path / "survived").exists()

@@ -1,0 +1,95 @@
+import io
+from collections.abc import Sequence
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from rich.console import Console
+
+from search.live import LiveView
+from search.study import Study
+from search.supervisor import Snapshot
+
+
+def make_trial(number: int, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+    trial = create_trial(
+        state=state,
+        value=0.5 + number if state == TrialState.COMPLETE else None,
+        intermediate_values={1: 0.75},
+        user_attrs={"log_loss": 0.5 + number, "accuracy": 0.9, "seconds": 2.0, "slot": 1}
+        | ({"ending": "pruned after round 1"} if state == TrialState.PRUNED else {}),
+    )
+    trial.number = number
+    return trial
+
+
+def make_snapshot(study: Study, trials: Sequence[FrozenTrial]) -> Snapshot:
+    return Snapshot(
+        trials=tuple(trials),
+        record=study.record,
+        n_trials=4,
+        n_slots=2,
+        n_alive=2,
+        seconds=10.0,
+        seconds_left=None,
+    )
+
+
+def show(study: Study, *stages: Sequence[FrozenTrial], terminal: bool) -> str:
+    """Return what a view writes when it is shown one moment after the other."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
+    with LiveView(console=console) as view:
+        for trials in stages:
+            view.show(make_snapshot(study, trials))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_without_a_terminal_each_trial_is_told_once(unstarted: Study) -> None:
+    running = make_trial(1, TrialState.RUNNING)
+    pruned = make_trial(1, TrialState.PRUNED)
+
+    told = show(unstarted, [], [make_trial(0), running], [make_trial(0), pruned], terminal=False)
+
+    assert told == (
+        "[1/4] trial 0: complete, log-loss 0.5000, accuracy 90.00 %, 2.0 s\n"
+        "[2/4] trial 1: pruned, log-loss 1.5000, accuracy 90.00 %, 2.0 s, pruned after round 1\n"
+    )
+
+
+def test_what_was_finished_before_is_not_told_again(unstarted: Study) -> None:
+    told = show(unstarted, [make_trial(0)], [make_trial(0), make_trial(1)], terminal=False)
+
+    assert told.splitlines() == [
+        "[2/4] trial 1: complete, log-loss 1.5000, accuracy 90.00 %, 2.0 s"
+    ]
+
+
+def test_a_failed_trial_is_told_and_its_number_is_not_used_up(unstarted: Study) -> None:
+    failed = create_trial(state=TrialState.FAIL, user_attrs={"failure": "ValueError: no"})
+    failed.number = 0
+
+    told = show(unstarted, [], [failed], [failed, make_trial(1)], terminal=False)
+
+    assert told.splitlines()[0] == "[0/4] trial 0: fail, ValueError: no"
+    assert told.splitlines()[1].startswith("[1/4] trial 1: complete")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["fresh", "1/4 trials", "10 s", "about 30 s left", "best so far: trial 0, log-loss 0.5000"],
+)
+def test_a_terminal_shows_counts_time_left_and_the_best(words: str, unstarted: Study) -> None:
+    drawn = show(unstarted, [], [make_trial(0), make_trial(1, TrialState.RUNNING)], terminal=True)
+
+    assert words in drawn
+
+
+def test_a_terminal_shows_how_many_images_are_decoded() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+
+    with LiveView(console=console) as view:
+        view.show_decoding(3000, 9000)
+
+    assert isinstance(console.file, io.StringIO)
+    assert "decoding images" in console.file.getvalue()
+    assert "3,000 of 9,000" in console.file.getvalue()
