@@ -140,7 +140,7 @@ def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise BundleError(
-            f"{folder} is not empty; choose another folder, or overwrite a bundle with --overwrite."
+            f"{folder} is not empty; choose another folder, or replace a bundle by --overwrite."
         )
     if "manifest.json" not in names or names - _NAMES:
         foreign = ", ".join(sorted(names - _NAMES)[:3]) or "no manifest.json"

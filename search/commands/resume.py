@@ -5,7 +5,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from search.config import validate_config
 from search.errors import ConfigError
 from search.paths import DEFAULT_STUDIES
 
@@ -32,7 +31,8 @@ def main(
         studies: Folder of studies.
         json: Print one JSON document on stdout instead of the report.
     """
-    from search.session import run_and_report  # noqa: PLC0415  # --help needs no Optuna
+    from search.config import validate_config  # noqa: PLC0415  # --help needs none of these
+    from search.session import run_and_report  # noqa: PLC0415
     from search.study import load_study  # noqa: PLC0415
 
     study = load_study(name, studies=studies)
