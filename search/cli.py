@@ -14,12 +14,9 @@ Commands are imported when they are called, so that `--help` needs neither torch
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import cyclopts.argument._collection as cyclopts_arguments
-from cyclopts import App, CycloptsError, Parameter
-from cyclopts.argument.utils import extract_docstring_help
+from cyclopts import App, CycloptsError
 
 from ensembles.errors import BundleError, EnsembleError
 from search.errors import ConfigError, NothingToDoError, SearchError
@@ -50,7 +47,6 @@ COMMANDS: Mapping[str, str] = {
 
 def make_app() -> App:
     """Return the application with all commands; none of them is imported yet."""
-    cyclopts_arguments.extract_docstring_help = _describe_parameters  # type: ignore[assignment,attr-defined]
     app = App(
         name="search",
         help="Hyperparameter search and honest ensembles for image classification.",
@@ -87,15 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     return result if isinstance(result, int) else 0
-
-
-def _describe_parameters(described: Callable[..., Any]) -> dict[tuple[str, ...], Parameter]:
-    """Read the docstring of a command; the fields of a model describe themselves.
-
-    Cyclopts would also parse the source of every base class of a model, pydantic's own included,
-    for strings under its fields: a fifth of the time of `run --help`.
-    """
-    return {} if isinstance(described, type) else extract_docstring_help(described)
 
 
 def _version() -> str:

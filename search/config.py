@@ -27,6 +27,7 @@ PRESETS: Mapping[Preset, Mapping[str, object]] = {
     "best": {"trials": 300, "epochs": 40, "keep": 40},
 }
 ENVIRONMENT_PREFIX = "CONCERTINO_"
+STUDIES_VARIABLE = "CONCERTINO_STUDIES"  # read by the commands: it is no setting of a study
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 # What may change when a study goes on; everything else is the study, and is refused.
@@ -238,8 +239,14 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     said: dict[str, object] = {}
     for variable, value in environment.items():
         key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if variable.startswith(ENVIRONMENT_PREFIX) and key in fields:
-            said[key] = _read_json(variable, value) if key == "vary" else value
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == STUDIES_VARIABLE:
+            continue
+        if key not in fields:
+            known = [ENVIRONMENT_PREFIX + field.upper() for field in fields]
+            raise ConfigError(
+                f"environment: unknown variable {variable!r}{suggestion(variable, known)}."
+            )
+        said[key] = _read_json(variable, value) if key == "vary" else value
     return said
 
 

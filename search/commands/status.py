@@ -35,8 +35,7 @@ def main(
     print(
         f"  trials   {document['finished']} of {document['trials']} finished: "
         f"{document['complete']} complete, {document['pruned']} pruned; "
-        f"{document['running']} running, {document['waiting']} waiting, "
-        f"{document['failed']} failed"
+        f"{document['running']} running, {document['failed']} failed"
     )
     print(f"  data     {document['data']}: {document['images']}, {document['classes']} classes")
     if best:

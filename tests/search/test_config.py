@@ -117,3 +117,12 @@ def test_a_study_goes_on_with_more_trials_and_nothing_else() -> None:
     assert (config.trials, config.workers, config.seed) == (20, 2, 3)
     with pytest.raises(ConfigError, match="was started with seed = 3, got 4"):
         continued(stored, StudyConfig(seed=4))
+
+
+def test_a_variable_that_no_setting_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="CONCERTINO_TRIAL'; did you mean 'CONCERTINO_TRIALS'"):
+        resolve_config({}, environment={"CONCERTINO_TRIAL": "3"})
+
+
+def test_the_folder_of_studies_is_no_setting() -> None:
+    assert resolve_config({}, environment={"CONCERTINO_STUDIES": "elsewhere"}) == StudyConfig()

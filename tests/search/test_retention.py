@@ -7,7 +7,9 @@ from search.paths import StudyPaths
 from search.retention import free_weights, kept_trials
 
 
-def _trial(number: int, log_loss: float, family: str = "plain", *, pruned: bool = False) -> FrozenTrial:
+def _trial(
+    number: int, log_loss: float, family: str = "plain", *, pruned: bool = False
+) -> FrozenTrial:
     trial = optuna.trial.create_trial(
         state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
         value=log_loss,

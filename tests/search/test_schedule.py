@@ -19,7 +19,9 @@ def _trials(*states: TrialState, seconds: float = 10.0) -> list[FrozenTrial]:
     ]
 
 
-@pytest.mark.parametrize(("n_train", "epochs"), [(1258, 24), (10_000, 24), (40_000, 10), (10**6, 4)])
+@pytest.mark.parametrize(
+    ("n_train", "epochs"), [(1258, 24), (10_000, 24), (40_000, 10), (10**6, 4)]
+)
 def test_a_trial_sees_400_000_images_between_4_and_24_epochs(n_train: int, epochs: int) -> None:
     plan = plan_trials(StudyConfig(), n_train=n_train, n_workers=2)
 
