@@ -107,6 +107,7 @@ def predict_log_probabilities(
     batches = []
     with (
         _evaluating(network),
+        _full_precision(device, wanted=autocast_dtype is None),
         torch.inference_mode(),
         torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None),
     ):
@@ -128,6 +129,23 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _full_precision(device: torch.device, *, wanted: bool) -> Iterator[None]:
+    """Have a GPU compute float32 as such; TF32 has 10 bits, and a bundle runs on any device."""
+    if device.type != "cuda" or not wanted:
+        yield
+        return
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def _device_of(network: nn.Module, *, default: torch.device) -> torch.device:

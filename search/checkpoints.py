@@ -22,6 +22,8 @@ class Checkpoint:
     history: list[dict[str, float]]
     best_round: int
     best_weights: dict[str, Tensor]
+    seconds: float
+    """That the trial has taken so far, in all its processes."""
 
 
 def save_checkpoint(paths: TrialPaths, checkpoint: Checkpoint) -> None:

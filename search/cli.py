@@ -20,6 +20,7 @@ from cyclopts import App, CycloptsError
 
 from ensembles.errors import BundleError, EnsembleError
 from search.errors import ConfigError, NothingToDoError, SearchError
+from search.words import program
 from spaces.errors import SpaceError
 
 EXIT_CODES: Mapping[type[Exception], int] = {
@@ -48,7 +49,7 @@ COMMANDS: Mapping[str, str] = {
 def make_app() -> App:
     """Return the application with all commands; none of them is imported yet."""
     app = App(
-        name="search",
+        name=program(),
         help="Hyperparameter search and honest ensembles for image classification.",
         help_format="plaintext",
         version=_version,

@@ -215,7 +215,8 @@ def continued(stored: StudyConfig, given: StudyConfig) -> StudyConfig:
     """
     said = given.model_dump(exclude_unset=True)
     for key, value in said.items():
-        if key not in CHANGEABLE | {"name"} and value != getattr(stored, key):
+        same = value == getattr(stored, key) or (key == "data" and _same_path(value, stored.data))
+        if key not in CHANGEABLE | {"name"} and not same:
             raise ConfigError(
                 f"study {stored.study_name!r} was started with {key} = {getattr(stored, key)!r}, "
                 f"got {value!r}; go on without it, or give the new search a --name of its own."
@@ -223,12 +224,18 @@ def continued(stored: StudyConfig, given: StudyConfig) -> StudyConfig:
     return stored.replaced(**{key: value for key, value in said.items() if key in CHANGEABLE})
 
 
+def _same_path(one: object, other: str) -> bool:
+    """Tell whether `photos` and `./photos` are the same place."""
+    path = Path(str(one))
+    return path.exists() and path.resolve() == Path(other).resolve()
+
+
 def explain(error: ValidationError) -> str:
     """Return the first mistake as one line, with a suggestion for an unknown key."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{suggestion(key, StudyConfig.model_fields)}."
+        return f"unknown key {key!r}{suggestion(key, StudyConfig.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     got = "" if "got " in message else f", got {first['input']!r}"
     return f"{key}: {message.rstrip('.')}{got}."
@@ -244,7 +251,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
         if key not in fields:
             known = [ENVIRONMENT_PREFIX + field.upper() for field in fields]
             raise ConfigError(
-                f"environment: unknown variable {variable!r}{suggestion(variable, known)}."
+                f"environment: unknown variable {variable!r}{suggestion(variable, known)}"
             )
         said[key] = _read_json(variable, value) if key == "vary" else value
     return said

@@ -159,7 +159,7 @@ def read_ensemble(paths: StudyPaths) -> EnsembleResult:
 
 def _candidates(study: Study) -> list[FrozenTrial]:
     """Return the trials whose weights are kept, in the order of their numbers."""
-    kept = kept_trials(study.trials(), study.record.config.keep)
+    kept = kept_trials(study.trials(), study.record.config.keep, study.record.config.metric)
     usable = [
         trial
         for trial in kept

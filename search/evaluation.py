@@ -276,7 +276,7 @@ def _parse_bar(text: str) -> Bar:
     metric, _, limit = text.partition("=")
     known = [*METRICS, "roc_auc"]
     if metric not in known:
-        raise ConfigError(f"--fail-under {text}: unknown metric{suggestion(metric, known)}.")
+        raise ConfigError(f"--fail-under {text}: unknown metric{suggestion(metric, known)}")
     try:
         return Bar(metric=metric, limit=float(limit))
     except ValueError:

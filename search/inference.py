@@ -64,7 +64,7 @@ def refuse_unknown_flags(words: Iterable[str], known: Iterable[str]) -> None:
     """
     for word in words:
         if word.startswith("-") and word != "-" and not Path(word).exists():
-            raise ConfigError(f"unknown option {word}{suggestion(word, known)}.")
+            raise ConfigError(f"unknown option {word}{suggestion(word, known)}")
 
 
 def choose_device(name: str) -> str:

@@ -113,6 +113,7 @@ def _trials_table(snapshot: Snapshot) -> Table:
     finished = [trial for trial in snapshot.trials if trial.state.is_finished()]
     finished.sort(key=lambda trial: (trial.datetime_complete is None, trial.datetime_complete))
     running = [trial for trial in snapshot.trials if trial.state == TrialState.RUNNING]
+    in_nats = snapshot.record.config.metric == "log_loss"  # what a running trial has reported
     for trial in finished[-N_NEWEST:] + running:
         row = trial_row(trial)
         reported = trial.intermediate_values
@@ -121,7 +122,7 @@ def _trials_table(snapshot: Snapshot) -> Table:
             Text(row.state, style=_STYLES.get(row.state, "")),
             f"{row.rounds}/{snapshot.record.plan.n_rounds}",
             _number(row.log_loss, ".4f")
-            or (_number(reported[max(reported)], ".4f") if reported else ""),
+            or (_number(reported[max(reported)], ".4f") if reported and in_nats else ""),
             _number(None if row.accuracy is None else 100 * row.accuracy, ".2f", " %"),
             _number(row.seconds, ".1f"),
             "" if row.slot is None else str(row.slot),

@@ -44,7 +44,7 @@ def narrow(space: Space, changes: Mapping[str, Value | list[Value]]) -> Space:
     values: dict[str, object] = asdict(space)
     for name, value in changes.items():
         if name not in known:
-            raise ConfigError(f"vary: unknown field {name!r}{suggestion(name, known)}.")
+            raise ConfigError(f"vary: unknown field {name!r}{suggestion(name, known)}")
         values[name] = _as_list(value, is_range=_is_range(name))
     try:
         return TypeAdapter(Space).validate_python(values)

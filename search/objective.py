@@ -63,6 +63,8 @@ class _Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best_round: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+    """When the trial would have begun, had it never been interrupted."""
     ending: str = ""
     """Why the trial ended before its last round; empty if it did not."""
 
@@ -89,10 +91,9 @@ def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> O
     trial.set_user_attr("recipe", recipe.to_json())
     trial.set_user_attr("slot", place.slot)
     progress = _Progress()
-    began = time.monotonic()
     try:
         for finished in _rounds(trial, recipe, place, progress, time_given):
-            if trial.should_prune():
+            if finished.number < place.record.plan.n_rounds and trial.should_prune():
                 progress.ending = f"pruned after round {finished.number}"
                 break
     except Diverged as error:
@@ -102,7 +103,7 @@ def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> O
     except (torch.OutOfMemoryError, MemoryError) as error:
         progress.ending = f"out of memory: {(str(error) or 'host').splitlines()[0]}"
     outcome = _keep(trial, recipe, place, progress)
-    trial.set_user_attr("seconds", round(time.monotonic() - began, 2))
+    trial.set_user_attr("seconds", round(time.monotonic() - progress.began, 2))
     return outcome
 
 
@@ -119,6 +120,7 @@ def _rounds(
     if saved is not None:
         progress.history[:] = saved.history
         progress.best_round, progress.best_weights = saved.best_round, saved.best_weights
+        progress.began -= saved.seconds
     n_steps = (
         saved.n_steps
         if saved
@@ -137,6 +139,7 @@ def _rounds(
                     history=progress.history,
                     best_round=progress.best_round,
                     best_weights=progress.best_weights,
+                    seconds=time.monotonic() - progress.began,
                 ),
             )
             saved_at = time.monotonic()
@@ -184,6 +187,8 @@ def _judge(finished: Round, place: Workplace, progress: _Progress) -> None:
     """Score the network on the stop role, and remember it if it is the best so far."""
     rows = place.round_rows
     predicted = place.predict(finished.network, rows, dtype=place.autocast_dtype)
+    if not np.isfinite(predicted).all():
+        raise Diverged(f"predictions of round {finished.number} are not finite")
     progress.history.append(
         {
             "round": finished.number,

@@ -53,11 +53,6 @@ class StudyPaths:
         return self.folder / "study.db"
 
     @property
-    def database_url(self) -> str:
-        """The database as Optuna and its dashboard take it."""
-        return f"sqlite:///{self.database}"
-
-    @property
     def trial_lock(self) -> Path:
         """Held while a trial is asked for or its state changes."""
         return self.folder / "study.db.lock"

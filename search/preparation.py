@@ -2,27 +2,32 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 from optuna.study import StudyDirection
 
 from ensembles.metrics import METRICS
 from search.config import StudyConfig
-from search.data.roles import Roles, assign_roles, write_roles
+from search.data.roles import ROLES, Roles, assign_roles, read_roles, write_roles
 from search.data.sources import DataRequest, list_dataset
 from search.data.statistics import channel_statistics
-from search.data.store import ImageStore, prepare_store
+from search.data.store import ImageStore, is_whole, prepare_store
 from search.devices import count_gpus, n_usable_cores, plan_slots
+from search.errors import DataError
 from search.narrowing import choose_space
 from search.paths import StudyPaths, cache_folder, written_whole
 from search.record import StudyRecord
-from search.samplers import make_sampler
+from search.samplers import grid_of
 from search.schedule import plan_trials
 from search.storage import create_study
 from spaces.known import known_parameters
+from spaces.space import Space
+from spaces.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +55,7 @@ def make_study(
     slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
     store = _prepare_images(config, studies, on_decode)
     roles = assign_roles(store, seed=config.seed, limit_train=config.limit_train)
-    make_sampler(config.sampler, seed=config.seed, space=space, task=store.task)  # may refuse
+    config = bounded_by_grid(config, space, store.task)
     mean, std = channel_statistics(store, roles.train)
     record = StudyRecord(
         version=version("concertino"),
@@ -69,8 +74,7 @@ def make_study(
     )
     _log_data(store, roles)
     write_roles(paths.roles, roles)
-    with written_whole(paths.config) as temporary:
-        temporary.write_text(config.model_dump_json(indent=2), encoding="utf-8")
+    write_config(paths, config)
     rises = METRICS[config.metric].higher_is_better
     create_study(
         paths,
@@ -80,6 +84,47 @@ def make_study(
         first_trials=() if config.sampler == "grid" else known_parameters(space, store.task),
     )
     return record
+
+
+def bounded_by_grid(config: StudyConfig, space: Space, task: Task) -> StudyConfig:
+    """Return the configuration with no more trials than a grid has points, if it is one.
+
+    Raises:
+        ConfigError: The grid is too large to be searched.
+    """
+    if config.sampler != "grid":
+        return config
+    n_points = math.prod(len(values) for values in grid_of(space, task).values())
+    return config.replaced(trials=min(config.trials, n_points))
+
+
+def restore_images(
+    paths: StudyPaths, record: StudyRecord, studies: Path, on_decode: OnProgress | None
+) -> Path:
+    """Return the folder of a study's decoded images; decode them again if they are gone.
+
+    Raises:
+        DataError: The images are not those that the study began with.
+    """
+    if is_whole(record.store):
+        return record.store
+    store = _prepare_images(record.config, studies, on_decode)
+    now = assign_roles(store, seed=record.config.seed, limit_train=record.config.limit_train)
+    before = read_roles(paths.roles)
+    if any(not np.array_equal(now.rows(role), before.rows(role)) for role in ROLES) or (
+        now.fingerprint != record.data_fingerprint
+    ):
+        raise DataError(
+            f"{record.config.data}: these are not the images that study {paths.name!r} began "
+            "with; give the new search a --name of its own."
+        )
+    return store.folder.resolve()
+
+
+def write_config(paths: StudyPaths, config: StudyConfig) -> None:
+    """Write the resolved configuration for people to read."""
+    with written_whole(paths.config) as temporary:
+        temporary.write_text(config.model_dump_json(indent=2), encoding="utf-8")
 
 
 def _prepare_images(
@@ -102,7 +147,5 @@ def _log_data(store: ImageStore, roles: Roles) -> None:
     """Say what the study is made of, and name every file that was left out."""
     for role, count in roles.sizes().items():
         logger.info("role %s: %d images", role, count)
-    if len(roles.dropped):
-        logger.warning("%d duplicates across the given split play no role", len(roles.dropped))
     for skipped in store.skipped:
         logger.warning("left out: %s: %s", skipped.name, skipped.reason)

@@ -1,6 +1,5 @@
 """How the result of a run is shown to people."""
 
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +8,7 @@ from rich.table import Table
 from search.ensembling import EnsembleResult
 from search.study import Study
 from search.trials import trial_row
+from search.words import command, program
 
 
 def print_ensemble(console: Console, result: EnsembleResult) -> None:
@@ -59,15 +59,13 @@ def print_best(console: Console, study: Study) -> None:
 
 def print_next_commands(console: Console, study: Study, studies: Path) -> None:
     """Print what a user may type next."""
-    program = "python -m search" if sys.argv[0].endswith("__main__.py") else "concertino"
-    where = "" if studies == Path("studies") else f" --studies {studies}"
     console.print("next:", style="bold")
-    for command in (
-        f"{program} export {study.name} --out model{where}",
-        f"{program} predict model PICTURES...",
-        f"{program} dashboard {study.name}{where}",
+    for line in (
+        command(f"export {study.name} --out model", studies),
+        f"{program()} predict model PICTURES...",
+        command(f"dashboard {study.name}", studies),
     ):
-        console.print(f"  {command}", highlight=False, soft_wrap=True)
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 def _say(console: Console, text: str, style: str = "") -> None:

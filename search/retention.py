@@ -1,22 +1,28 @@
 """Which trials keep their weights: the best ones, and some of each family."""
 
+import json
 from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
+from ensembles.metrics import METRICS, MetricName
 from search.paths import StudyPaths
 from search.storage import FINISHED
+from search.trials import ranked as ranked_trials
 
 KEPT_OF_EACH_FAMILY = 3
 
 
-def kept_trials(trials: Sequence[FrozenTrial], keep: int) -> list[FrozenTrial]:
+def kept_trials(
+    trials: Sequence[FrozenTrial], keep: int, metric: MetricName = "log_loss"
+) -> list[FrozenTrial]:
     """Return the finished trials whose weights are kept, best first.
 
     Args:
         trials: All trials of a study.
         keep: How many of the lowest log-loss on the stop role; the best three of each family of
-            networks stay besides.
+            networks and the leader stay besides.
+        metric: What the study optimizes; it decides who leads.
 
     Returns:
         Complete and pruned trials that left predictions.
@@ -26,6 +32,8 @@ def kept_trials(trials: Sequence[FrozenTrial], keep: int) -> list[FrozenTrial]:
         key=lambda trial: (trial.user_attrs["log_loss"], trial.number),
     )
     kept = ranked[:keep]
+    leaders = ranked_trials(trials, rises=METRICS[metric].higher_is_better)
+    kept += [trial for trial in leaders[:1] if trial in ranked and trial not in kept]
     of_family: dict[str, int] = {}
     for trial in ranked:
         family = trial.user_attrs["recipe"]["architecture"]["family"]
@@ -35,13 +43,26 @@ def kept_trials(trials: Sequence[FrozenTrial], keep: int) -> list[FrozenTrial]:
     return kept
 
 
-def free_weights(paths: StudyPaths, trials: Sequence[FrozenTrial], *, keep: int) -> None:
-    """Delete the weights of finished trials that are not among those kept.
+def free_weights(
+    paths: StudyPaths, trials: Sequence[FrozenTrial], *, keep: int, metric: MetricName
+) -> None:
+    """Delete the weights of finished trials that are neither kept nor members of the ensemble.
 
     Only a finished trial loses its weights, and a kept set can only lose to better trials; so no
-    weights go that a later look would have kept.
+    weights go that a later look would have kept. What was reported stays exportable.
     """
-    kept = {trial.number for trial in kept_trials(trials, keep)}
+    kept = {trial.number for trial in kept_trials(trials, keep, metric)} | _members(paths)
     for trial in trials:
         if trial.state in FINISHED and trial.number not in kept:
             paths.trial(trial.number).weights.unlink(missing_ok=True)
+
+
+def _members(paths: StudyPaths) -> set[int]:
+    """Return the trials of the newest ensembles, if there are any."""
+    if not paths.ensemble.is_file():
+        return set()
+    try:
+        selections = json.loads(paths.ensemble.read_text(encoding="utf-8"))["selections"]
+        return {number for each in selections.values() for number in each["trial_numbers"]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return set()  # a file that cannot be read cannot be exported either

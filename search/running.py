@@ -12,10 +12,16 @@ from filelock import FileLock, Timeout
 from search.config import StudyConfig, continued
 from search.devices import count_gpus, plan_slots
 from search.ensembling import EnsembleResult, build_ensemble, read_ensemble
-from search.errors import SearchError
+from search.errors import ConfigError, SearchError
 from search.logs import log_to_file
 from search.paths import DEFAULT_STUDIES, StudyPaths
-from search.preparation import OnProgress, make_study
+from search.preparation import (
+    OnProgress,
+    bounded_by_grid,
+    make_study,
+    restore_images,
+    write_config,
+)
 from search.record import read_record
 from search.schedule import search_deadline
 from search.storage import open_study
@@ -85,14 +91,19 @@ def run_study(
 def _alone(paths: StudyPaths) -> Iterator[None]:
     """Hold the study's exclusive lock, so that no second run works on it."""
     new = not paths.folder.exists()
-    paths.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(paths.supervisor_lock)
     try:
+        paths.folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise SearchError(
             f"another run is working on study {paths.name!r}; `python -m search status` shows "
             "it, and --name starts another study."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{paths.folder}: cannot be written: {error.strerror or error}; --studies names "
+            "another folder."
         ) from error
     try:
         yield
@@ -127,7 +138,10 @@ def _made_or_continued(
         make_study(paths, config, studies, observer.on_decode)
     study = open_study(paths)
     record = read_record(study)
-    record = record.model_copy(update={"config": continued(record.config, config)})
+    going_on = bounded_by_grid(continued(record.config, config), record.space, record.task)
+    store = restore_images(paths, record, studies, observer.on_decode)
+    record = record.model_copy(update={"config": going_on, "store": store})
+    write_config(paths, going_on)
     for key, value in record.attributes().items():
         study.set_user_attr(key, value)
     return Study(paths=paths, record=record)

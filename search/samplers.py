@@ -143,7 +143,7 @@ def make_pruner(name: Pruner, *, n_rounds: int) -> BasePruner:
     from half on it is as good as the final one. So no pruner looks earlier than that, but the
     halving ones, which begin at a quarter.
     """
-    half, quarter = max(1, n_rounds // 2), max(1, n_rounds // 4)
+    half, quarter = -(-n_rounds // 2), max(1, n_rounds // 4)
     makers: Mapping[Pruner, Callable[[], BasePruner]] = {
         "none": NopPruner,
         "median": lambda: LatePruner(MedianPruner(N_STARTUP_TRIALS), n_warmup_steps=half),

@@ -7,11 +7,17 @@ from typing import Any
 from rich.console import Console
 
 from search.config import StudyConfig
+from search.data.store import open_store
 from search.durations import format_duration
 from search.interruption import Interruption, watched_signals
 from search.live import LiveView
+from search.record import StudyRecord
 from search.reporting import print_best, print_ensemble, print_next_commands
 from search.running import Observer, RunResult, run_study
+from search.words import command
+
+N_NAMED = 10
+"""Files that are named on the screen."""
 
 
 def run_and_report(given: StudyConfig, *, studies: Path, json: bool) -> int:
@@ -27,15 +33,20 @@ def run_and_report(given: StudyConfig, *, studies: Path, json: bool) -> int:
     """
     progress, report = Console(stderr=True), Console()
     with watched_signals() as interruption, LiveView(console=progress) as view:
-        observer = Observer(
-            on_change=view.show, on_decode=view.show_decoding, stop_requested=interruption
-        )
+
+        def on_decode(n_done: int, n_images: int) -> None:
+            view.show_decoding(n_done, n_images)
+            if interruption():
+                progress.print("interrupted while decoding images; the study is not begun")
+                raise SystemExit(interruption.exit_code)
+
+        observer = Observer(on_change=view.show, on_decode=on_decode, stop_requested=interruption)
         result = run_study(given, studies=studies, observer=observer)
     if json:
         report.file.write(json_format.dumps(_document(result)) + "\n")
     else:
         _print_report(report, result, studies)
-    _print_remarks(progress, result, interruption, studies)
+    _print_remarks(progress, result, studies)
     return _exit_code(result, interruption)
 
 
@@ -55,37 +66,52 @@ def _print_report(console: Console, result: RunResult, studies: Path) -> None:
         print_next_commands(console, result.study, studies)
 
 
-def _print_remarks(
-    console: Console, result: RunResult, interruption: Interruption, studies: Path
-) -> None:
-    record, name = result.study.record, result.study.name
-    where = "" if studies == Path("studies") else f" --studies {studies}"
-    if record.skipped:
+def _print_remarks(console: Console, result: RunResult, studies: Path) -> None:
+    record = result.study.record
+    resume = command(f"resume {result.study.name}", studies)
+    for remark in _data_remarks(record):
+        console.print(remark, style="yellow", highlight=False, soft_wrap=True)
+    if result.end.interrupted:
         console.print(
-            f"{record.skipped} files could not be read and were left out; "
-            f"their names are in {result.study.paths.log}",
-            style="yellow",
+            f"interrupted; everything is kept, and running trials go on from their last "
+            f"checkpoint: {resume}",
             highlight=False,
             soft_wrap=True,
         )
-    if interruption():
+    elif result.ensemble is None:
         console.print(
-            f"interrupted; everything is kept, and running trials go on from their last "
-            f"checkpoint: python -m search resume {name}{where}",
+            f"no trial left predictions, so there is no ensemble; why stands in "
+            f"{result.study.paths.log}",
             highlight=False,
             soft_wrap=True,
         )
     elif result.end.out_of_time:
         console.print(
-            f"the budget ended the search before all trials were finished; for the rest: "
-            f"python -m search resume {name}{where}",
+            f"the budget ended the search before all trials were finished; for the rest: {resume}",
             highlight=False,
             soft_wrap=True,
         )
 
 
+def _data_remarks(record: StudyRecord) -> list[str]:
+    """Say which files were left out, and which images play no role."""
+    remarks = []
+    if record.skipped:
+        skipped = open_store(record.store).skipped
+        files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
+        remarks.append(f"{files} could not be read and left out:")
+        remarks += [f"  {each.name}: {each.reason}" for each in skipped[:N_NAMED]]
+        if len(skipped) > N_NAMED:
+            remarks.append(f"  ... and {len(skipped) - N_NAMED} more, named in the study's log")
+    if record.dropped:
+        remarks.append(
+            f"{record.dropped} images are in two of the given splits; they are not trained on"
+        )
+    return remarks
+
+
 def _exit_code(result: RunResult, interruption: Interruption) -> int:
-    if interruption():
+    if result.end.interrupted:
         return interruption.exit_code
     if result.ensemble is None:
         return 3

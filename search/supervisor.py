@@ -136,7 +136,8 @@ class Supervisor:
         n_finished = sum(trial.state in FINISHED for trial in trials)
         if n_finished != self._n_finished:
             self._n_finished = n_finished
-            free_weights(self.paths, trials, keep=self.record.config.keep)
+            config = self.record.config
+            free_weights(self.paths, trials, keep=config.keep, metric=config.metric)
         self.on_change(self._snapshot(tuple(trials), began))
 
     def _wait(self) -> None:
@@ -156,13 +157,15 @@ class Supervisor:
         for place in self._places:
             if place.process is not None or time.monotonic() < place.not_before:
                 continue
+            environment = place.slot.environment
             order = WorkerOrder(
                 folder=self.paths.folder,
                 slot=place.slot,
+                environment=environment,
                 n_trials=n_trials,
                 deadline=self.deadline,
             )
-            with _environment(place.slot.environment):
+            with _environment(environment):
                 place.process = self._context.Process(  # type: ignore[attr-defined]
                     target=work, args=(order, stop), name=f"worker-{place.slot.number}"
                 )

@@ -1,11 +1,27 @@
-"""What to say to somebody who mistyped a word."""
+"""Words for the command line: what a user meant, and what to type next."""
 
 import difflib
+import shlex
+import sys
 from collections.abc import Iterable
+from pathlib import Path
+
+from search.paths import DEFAULT_STUDIES
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'trials'?`, or the known words where none is near."""
     words = sorted(known)
     near = difflib.get_close_matches(word, words, n=1)
-    return f"; did you mean {near[0]!r}" if near else f"; known are {', '.join(words)}"
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(words)}."
+
+
+def program() -> str:
+    """Return how this program was called: `concertino`, or `python -m search`."""
+    return "concertino" if Path(sys.argv[0]).name == "concertino" else "python -m search"
+
+
+def command(words: str, studies: Path) -> str:
+    """Return a command to type, with the folder of studies where it is not the usual one."""
+    where = "" if studies == DEFAULT_STUDIES else f" --studies {shlex.quote(str(studies))}"
+    return f"{program()} {words}{where}"

@@ -1,7 +1,9 @@
 """One worker process, until it may import torch: what it is told, its environment, its signals."""
 
+import logging
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.synchronize import Event
@@ -12,6 +14,8 @@ from search.logs import log_to_file
 from search.paths import StudyPaths
 from search.schedule import Deadline
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOrder:
@@ -20,6 +24,8 @@ class WorkerOrder:
     folder: Path
     """Folder of the study."""
     slot: Slot
+    environment: dict[str, str]
+    """Variables that choose the device; worked out by the supervisor, whose own are untouched."""
     n_trials: int
     deadline: Deadline | None
 
@@ -34,7 +40,7 @@ def work(order: WorkerOrder, stop: Event) -> None:
         order: Study and slot.
         stop: Set by the supervisor; the running trial is handed back.
     """
-    os.environ.update(order.slot.environment)
+    os.environ.update(order.environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor gets it too, and sets `stop`
     terminated: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
@@ -45,7 +51,11 @@ def work(order: WorkerOrder, stop: Event) -> None:
     def stopping() -> bool:
         return bool(terminated) or stop.is_set() or (parent is not None and not parent.is_alive())
 
-    # Here and not above: it imports torch, which must not come before the environment.
-    from search.loop import run_trials  # noqa: PLC0415
+    try:
+        # Here and not above: it imports torch, which must not come before the environment.
+        from search.loop import run_trials  # noqa: PLC0415
 
-    run_trials(paths, order.slot, stopping, n_trials=order.n_trials, deadline=order.deadline)
+        run_trials(paths, order.slot, stopping, n_trials=order.n_trials, deadline=order.deadline)
+    except Exception:
+        logger.exception("slot %d: the worker ends", order.slot.number)
+        sys.exit(1)

@@ -12,6 +12,7 @@ from ensembles.predictor import predict_log_probabilities
 from search.data.roles import Role, read_roles
 from search.data.store import open_store
 from search.devices import Slot
+from search.errors import SearchError
 from search.paths import StudyPaths
 from search.process import choose_autocast_dtype, prepare_process
 from search.record import StudyRecord
@@ -78,6 +79,7 @@ def open_workplace(
     prepare_process(slot.n_threads)
     device = torch.device(slot.torch_device)
     store = open_store(record.store)
+    _check_room(device, store.images.nbytes)
     roles = read_roles(paths.roles)
     rows = {role: torch.from_numpy(roles.rows(role)).to(device) for role in JUDGED_ROLES}
     n_stop = len(rows["stop"])
@@ -100,3 +102,19 @@ def open_workplace(
         slot=slot.number,
         stopping=stopping,
     )
+
+
+def _check_room(device: torch.device, n_bytes: int) -> None:
+    """Refuse images that leave no room for a network on the GPU.
+
+    Raises:
+        SearchError: They take more than half of what is free.
+    """
+    if device.type != "cuda":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    if 2 * n_bytes > free:
+        raise SearchError(
+            f"the decoded images take {n_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU "
+            "are free; use a smaller --image-size, fewer --workers on it, or --devices cpu."
+        )

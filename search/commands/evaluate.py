@@ -48,7 +48,8 @@ def main(
     loaded = load_bundle(bundle, device=inference.choose_device(device))
     listing = list_dataset(DataRequest(data=data, data_root=data_root, download=download))
     selection = evaluation.select_images(listing, split, loaded.classes)
-    if selection.split != "test" and loaded.manifest.provenance.dataset == data:
+    searched_on = Path(loaded.manifest.provenance.dataset).resolve()
+    if selection.split != "test" and searched_on == Path(data).resolve():
         print(
             f"warning: the study behind {bundle} was searched on {data}, so these images are "
             "partly those that it was trained on: the figures flatter.",

@@ -21,7 +21,7 @@ def main(
         json: Print one JSON document.
     """
     if name not in SPACES:
-        raise ConfigError(f"unknown space {name!r}{suggestion(name, SPACES)}.")
+        raise ConfigError(f"unknown space {name!r}{suggestion(name, SPACES)}")
     values = asdict(SPACES[name])
     if json:
         print(json_format.dumps({"schema": 1, "space": name, **values}))

@@ -68,4 +68,4 @@ def _unknown(data: str, path: Path) -> str:
         return f"{data}: no such file or folder{hint}"
     if looks_like_path:
         return f"{data}: no such file or folder; {path.parent} is not there either."
-    return f"{data}: no such folder, file or data set{suggestion(data, [DIGITS, *SETS])}."
+    return f"{data}: no such folder, file or data set{suggestion(data, [DIGITS, *SETS])}"

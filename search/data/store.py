@@ -159,7 +159,7 @@ def prepare_store(
         SearchError: The cache cannot be written.
     """
     folder = cache_folder / _key(listing, image_size, fit)
-    if _is_whole(folder):
+    if is_whole(folder):
         return open_store(folder)
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
@@ -195,8 +195,8 @@ def open_store(folder: Path) -> ImageStore:
             arrays = {name: rows[name] for name in rows.files}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{folder}: no whole store of decoded images; start the search again with its --data "
-            "to decode them anew."
+            f"{folder}: no whole store of decoded images; `python -m search resume` decodes them "
+            "anew."
         ) from error
     return ImageStore(
         folder=folder,
@@ -215,7 +215,7 @@ def _written_whole(folder: Path) -> Iterator[Path | None]:
 
     The caller holds the lock, so what lies in the way is a killed decoder's, or damaged.
     """
-    if _is_whole(folder):  # made by the process that held the lock before
+    if is_whole(folder):  # made by the process that held the lock before
         yield None
         return
     partial = folder.with_suffix(".partial")
@@ -229,7 +229,8 @@ def _written_whole(folder: Path) -> Iterator[Path | None]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
+    """Tell whether a folder holds a whole store of this version."""
     try:
         open_store(folder)
     except DataError:

@@ -9,6 +9,7 @@ from ensembles.comparison import (
     Comparison,
     Interval,
     compare,
+    find_paired_interval,
     find_smallest_visible,
     find_wilson_interval,
     mcnemar,
@@ -79,8 +80,22 @@ def test_the_bootstrap_keeps_the_images_of_each_class() -> None:
 
     comparison = compare(first, second, labels)
 
-    assert comparison.accuracy_interval == Interval(low=0.3, high=0.3)
     assert comparison.log_loss_interval.low == pytest.approx(-0.3 * np.log(9))
+
+
+def test_paired_intervals_worked_out_by_hand() -> None:
+    interval = find_paired_interval(3, 2, 180)
+
+    # 4/182 - 3/182 -+ 1.96 sqrt((7/182 - (1/182)^2) / 182)
+    assert interval.low == pytest.approx(-0.02298, abs=1e-5)
+    assert interval.high == pytest.approx(0.03397, abs=1e-5)
+
+
+def test_a_paired_interval_has_width_where_nothing_differs() -> None:
+    interval = find_paired_interval(0, 0, 179)
+
+    assert interval.low == -interval.high
+    assert interval.high == pytest.approx(1.96 * (2 / 181 / 181) ** 0.5, abs=1e-4)
 
 
 def test_the_same_seed_gives_the_same_intervals() -> None:
@@ -109,7 +124,7 @@ def test_the_sentence_of_a_better_ensemble() -> None:
 
     assert sentence.startswith(
         "The ensemble (llp, 5 members) is better than the best single trial by 3.00 points of "
-        "accuracy (95 % interval 2.3 to 3.8, McNemar p = 9.5e-15, "
+        "accuracy (95 % interval 2.2 to 3.8, McNemar p = 9.5e-15, "
     )
     assert sentence.endswith("10,000 test images).")
 
@@ -120,7 +135,7 @@ def test_the_sentence_of_a_worse_ensemble() -> None:
     sentence = comparison.sentence(method="vote", n_members=3, cost_ratio=3.0)
 
     assert "is worse than the best single trial by 3.00 points" in sentence
-    assert "interval 2.2 to 3.7" in sentence
+    assert "interval 2.2 to 3.8" in sentence
     assert sentence.endswith("Export the single model.")
 
 
@@ -131,7 +146,7 @@ def test_the_sentence_of_an_undecided_comparison() -> None:
 
     assert sentence == (
         "The ensemble (bagged_greedy, 4 members) is not distinguishable from the best single "
-        "trial on 180 test images (difference +0.56 points, 95 % interval -1.7 to +2.8, "
+        "trial on 180 test images (difference +0.56 points, 95 % interval -2.3 to +3.4, "
         "p = 1.00; a difference below about 3.3 points could not be seen): exporting the single "
         "model is as good and 4.0 times cheaper."
     )

@@ -262,7 +262,7 @@ from search.cli import main
 for name in {list(COMMANDS)}:
     with contextlib.redirect_stdout(io.StringIO()) as told:
         assert main([name, "--help"]) == 0, name
-    assert told.getvalue().startswith(f"Usage: search {{name}}"), name
+    assert told.getvalue().startswith(f"Usage: python -m search {{name}}"), name
 print(sorted({{"torch", "optuna", "sklearn", "scipy", "numpy", "PIL"}} & set(sys.modules)))
 """
 

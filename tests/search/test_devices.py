@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from search.devices import n_usable_cores, plan_slots
 from search.errors import ConfigError
+from search.workers import WorkerOrder
 
 
 def test_each_gpu_gets_one_worker_that_sees_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +57,24 @@ def test_the_only_worker_has_all_cores_as_threads() -> None:
 def test_a_device_that_is_not_there_is_refused(devices: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan_slots(devices, None, n_gpus=2)
+
+
+def test_a_slot_is_asked_for_its_environment_once_and_before_any_is_applied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    slots = plan_slots("auto", None, n_gpus=2)
+    orders = [
+        WorkerOrder(
+            folder=Path("study"),
+            slot=slot,
+            environment=slot.environment,
+            n_trials=1,
+            deadline=None,
+        )
+        for slot in slots
+    ]
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")  # as the fork server was started
+
+    assert [order.environment["CUDA_VISIBLE_DEVICES"] for order in orders] == ["2", "3"]

@@ -42,7 +42,31 @@ def test_only_weights_that_are_not_kept_are_deleted(tmp_path: Path) -> None:
         paths.trial(trial.number).weights.touch()
         paths.trial(trial.number).predictions("ens").touch()
 
-    free_weights(paths, trials, keep=4)
+    free_weights(paths, trials, keep=4, metric="log_loss")
 
     assert [paths.trial(number).weights.exists() for number in range(5)] == [True] * 4 + [False]
     assert all(paths.trial(number).predictions("ens").exists() for number in range(5))
+
+
+def test_the_members_of_an_ensemble_stay_exportable(tmp_path: Path) -> None:
+    paths = StudyPaths(tmp_path)
+    trials = [_trial(number, float(number)) for number in range(6)]
+    for trial in trials:
+        paths.trial(trial.number).folder.mkdir(parents=True)
+        paths.trial(trial.number).weights.touch()
+    paths.ensemble.write_text('{"selections": {"llp": {"trial_numbers": [5, 0]}}}')
+
+    free_weights(paths, trials, keep=1, metric="log_loss")
+
+    kept = [number for number in range(6) if paths.trial(number).weights.exists()]
+    assert kept == [0, 1, 2, 5]
+
+
+def test_the_leader_by_the_metric_is_kept() -> None:
+    trials = [_trial(number, float(number)) for number in range(6)]
+    for trial in trials:
+        trial.value = trial.number / 10  # an accuracy: the last one leads
+
+    kept = kept_trials(trials, 1, "accuracy")
+
+    assert [trial.number for trial in kept] == [0, 5, 1, 2]
