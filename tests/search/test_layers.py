@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-LINT = "from importlinter.cli import lint_imports_command as main; main()"
-
 
 @pytest.mark.parametrize(
     ("module", "unwanted"),
