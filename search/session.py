@@ -78,16 +78,16 @@ def _print_remarks(console: Console, result: RunResult, studies: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    elif result.end.out_of_time:
+        console.print(
+            f"the budget ended the search before all trials were finished; for the rest: {resume}",
+            highlight=False,
+            soft_wrap=True,
+        )
     elif result.ensemble is None:
         console.print(
             f"no trial left predictions, so there is no ensemble; why stands in "
             f"{result.study.paths.log}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    elif result.end.out_of_time:
-        console.print(
-            f"the budget ended the search before all trials were finished; for the rest: {resume}",
             highlight=False,
             soft_wrap=True,
         )

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -289,9 +290,11 @@ def test_a_folder_with_unreadable_files_is_searched_without_them(
     told = capsys.readouterr()
     assert code == 5
     assert told.out.startswith("study photos: 2 of 2 trials finished")
-    assert told.err.splitlines()[-1] == (
-        "2 files could not be read and were left out; their names are in studies/photos/log.jsonl"
-    )
+    assert told.err.splitlines()[-3:] == [
+        "2 files could not be read and left out:",
+        "  left/broken.jpg: not a picture in a known format",
+        "  right/empty.png: empty file",
+    ]
     log = Path("studies/photos/log.jsonl").read_text(encoding="utf-8")
     assert "left out: left/broken.jpg: not a picture" in log
     assert "left out: right/empty.png: empty file" in log
@@ -392,6 +395,24 @@ def test_a_budget_ends_the_search_and_says_how_to_go_on(
         "python -m search resume digits"
     )
     assert load_study().counts().running == 0
+
+
+def test_images_that_are_gone_are_decoded_again_if_they_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = draw_folder(tmp_path / "photos", HALVES, suffix="png")
+    command = ["run", "--data", "photos", "--trials", "1", "--workers", "1", *TINY]
+    assert main(command) == 0
+    shutil.rmtree("studies/.cache")
+
+    assert main(["resume", "photos", "--trials", "+1"]) == 0
+    shutil.rmtree("studies/.cache")
+    next((folder / "left").iterdir()).unlink()
+    capsys.readouterr()
+
+    assert main(["resume", "photos", "--trials", "+1"]) == 2
+    assert "these are not the images that study 'photos' began with" in capsys.readouterr().err
 
 
 def test_a_budget_too_small_for_any_trial_is_exit_code_3(

@@ -3,8 +3,9 @@ from typing import get_args
 import optuna
 import pytest
 
-from search.config import Pruner, Sampler
+from search.config import Pruner, Sampler, StudyConfig
 from search.errors import ConfigError
+from search.preparation import bounded_by_grid
 from search.samplers import grid_of, make_pruner, make_sampler
 from spaces.space import SPACES, Space, suggest_recipe
 from spaces.task import Task
@@ -130,3 +131,27 @@ def test_the_median_pruner_spares_the_first_half_of_a_schedule() -> None:
     hopeless.report(99.0, 6)
 
     assert hopeless.should_prune()
+
+
+def test_of_three_rounds_the_first_is_spared() -> None:
+    study = optuna.create_study(pruner=make_pruner("median", n_rounds=3))
+    for _ in range(12):
+        trial = study.ask()
+        for step in (1, 2, 3):
+            trial.report(0.0, step)
+        study.tell(trial, 0.0)
+
+    hopeless = study.ask()
+    hopeless.report(99.0, 1)
+    assert not hopeless.should_prune()
+    hopeless.report(99.0, 2)
+
+    assert hopeless.should_prune()
+
+
+def test_a_grid_bounds_the_number_of_trials() -> None:
+    config = StudyConfig(sampler="grid", trials=100)
+
+    assert bounded_by_grid(config, _small_space(), TASK).trials == 24
+    assert bounded_by_grid(config.replaced(trials=5), _small_space(), TASK).trials == 5
+    assert bounded_by_grid(StudyConfig(trials=100), _small_space(), TASK).trials == 100

@@ -157,7 +157,9 @@ def test_a_damaged_store_is_refused_by_workers_and_made_anew_by_a_start(
     whole = (store.folder / name).read_bytes()
     (store.folder / name).write_bytes(whole[: len(whole) // 2])
 
-    with pytest.raises(DataError, match="no whole store of decoded images; `python -m search resume`"):
+    with pytest.raises(
+        DataError, match="no whole store of decoded images; `python -m search resume`"
+    ):
         open_store(store.folder)
     assert prepare(root, cache)[1] == [(8, 8)]
     assert (store.folder / name).read_bytes()[-50:] == whole[-50:]
