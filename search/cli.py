@@ -13,8 +13,10 @@ Commands are imported when they are called, so that `--help` needs neither torch
 | 130, 143 | interrupted by Ctrl-C or SIGTERM; everything finished is kept |
 """
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cyclopts import App, CycloptsError
 
@@ -48,6 +50,7 @@ COMMANDS: Mapping[str, str] = {
 
 def make_app() -> App:
     """Return the application with all commands; none of them is imported yet."""
+    _spare_docstrings_of_models()
     app = App(
         name=program(),
         help="Hyperparameter search and honest ensembles for image classification.",
@@ -84,6 +87,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     return result if isinstance(result, int) else 0
+
+
+def _spare_docstrings_of_models() -> None:
+    """Have cyclopts take the help of a model's fields from the fields alone.
+
+    It would also parse the source of every base class, pydantic's own included, for strings under
+    fields: a fifth of the time of `run --help`. Where a later cyclopts has no such function, help
+    is slower and says the same.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from cyclopts.argument import _collection  # noqa: PLC0415
+
+        module: Any = _collection
+        parse = module.extract_docstring_help
+        if parse.__module__ == __name__:
+            return  # done before in this process
+
+        def describe(described: Any) -> Any:
+            return {} if isinstance(described, type) else parse(described)
+
+        module.extract_docstring_help = describe
 
 
 def _version() -> str:

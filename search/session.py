@@ -57,6 +57,7 @@ def _print_report(console: Console, result: RunResult, studies: Path) -> None:
         f"trials finished ({counts.complete} complete, {counts.pruned} pruned) "
         f"after {format_duration(result.seconds)}",
         highlight=False,
+        soft_wrap=not console.is_terminal,
     )
     print_best(console, result.study)
     if result.ensemble:
