@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from search.errors import ConfigError
@@ -72,6 +73,7 @@ def plan_slots(devices: str, n_workers: int | None, *, n_gpus: int) -> list[Slot
     ]
 
 
+@cache
 def count_gpus(devices: str) -> int:
     """Count the GPUs that torch can use, without loading it where there can be none.
 

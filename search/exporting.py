@@ -11,7 +11,6 @@ from ensembles.members import Member
 from ensembles.methods import Method
 from search.ensembling import read_ensemble
 from search.predictions import read_weights
-from search.storage import open_study
 from search.study import Study
 from spaces.recipe import recipe_from_json
 
@@ -47,7 +46,7 @@ def export_study(
     selection = result.selections[chosen]
     recipes = {
         trial.number: recipe_from_json(trial.user_attrs["recipe"])
-        for trial in open_study(study.paths).get_trials(deepcopy=False)
+        for trial in study.trials()
         if trial.number in selection.trial_numbers
     }
     contents = BundleContents(

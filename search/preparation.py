@@ -74,7 +74,6 @@ def make_study(
     )
     _log_data(store, roles)
     write_roles(paths.roles, roles)
-    write_config(paths, config)
     rises = METRICS[config.metric].higher_is_better
     create_study(
         paths,

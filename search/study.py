@@ -1,8 +1,10 @@
 """Studies on the disk: finding them, opening them, reading their trials."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import optuna
 from optuna.trial import FrozenTrial
 
 from ensembles.metrics import METRICS
@@ -27,7 +29,12 @@ class Study:
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials, by number."""
-        return open_study(self.paths).get_trials(deepcopy=False)
+        return self._opened.get_trials(deepcopy=False)
+
+    @cached_property
+    def _opened(self) -> optuna.Study:
+        """The study with its cache of finished trials, which costs seconds to fill anew."""
+        return open_study(self.paths)
 
     def counts(self) -> TrialCounts:
         """Return how many trials are in which state."""

@@ -41,18 +41,6 @@ def normalize(
     return pixels.permute(0, 3, 1, 2)
 
 
-def pad_images(
-    images: UInt8[Tensor, "n h w c"], pad: int
-) -> UInt8[Tensor, "n padded_h padded_w c"]:
-    """Surround images by their reflection, `pad` pixels on each side."""
-    _, height, width, _ = images.shape
-    rows, columns = (
-        _reflect(torch.arange(-pad, size + pad, device=images.device), size)
-        for size in (height, width)
-    )
-    return images[:, rows][:, :, columns]
-
-
 def draw_flips(
     flip: Flip, sides: Bool[Tensor, " n"], *, epoch: int, generator: Generator
 ) -> Bool[Tensor, " n"]:
@@ -195,12 +183,3 @@ def _center_and_factor(
     center = torch.tensor([255 * value for value in mean])
     factor = torch.tensor([1 / (255 * value) for value in std])
     return center.to(device, non_blocking=True), factor.to(device, non_blocking=True)
-
-
-def _reflect(positions: Int64[Tensor, " n"], size: int) -> Int64[Tensor, " n"]:
-    """Return where each position comes from, the border pixels not repeated."""
-    if size == 1:
-        return torch.zeros_like(positions)
-    period = 2 * (size - 1)
-    folded = positions.remainder(period)
-    return torch.minimum(folded, period - folded)

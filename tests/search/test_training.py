@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from padding import pad_images
 from torch import Tensor
 
 from search.training import (
@@ -24,7 +25,7 @@ from spaces.networks.blocks import WhiteningConvolution
 from spaces.optimizer import Optimizer
 from spaces.recipe import Recipe
 from spaces.task import Task
-from spaces.transforms import normalize, pad_images
+from spaces.transforms import normalize
 
 TASK = Task(image_size=8, channels=1, n_classes=3)
 PLAIN = Recipe(

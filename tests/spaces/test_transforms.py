@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 import torch
+from padding import pad_images
 from torch import Generator, Tensor
 
 from spaces.augmentation import Augmentation
-from spaces.transforms import augment, crop, draw_flips, erase, normalize, pad_images
+from spaces.transforms import augment, crop, draw_flips, erase, normalize
 
 NOTHING = Augmentation(
     flip="none",
