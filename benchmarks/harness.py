@@ -69,11 +69,13 @@ def run_benchmark(
     parser.add_argument("--quick", action="store_true", help="a smaller run, under 50 seconds")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     add_flags(parser)
-    outcome = measure(parser.parse_args())
-    if outcome.remarks or not parser.parse_args().json:
-        _print(Console(stderr=parser.parse_args().json), outcome)
-    if parser.parse_args().json:
+    flags = parser.parse_args()
+    outcome = measure(flags)
+    if flags.json:
         print(json.dumps(_document(outcome)))
+    else:
+        console = Console()
+        _print(console if console.is_terminal else Console(width=120), outcome)
     sys.exit(0 if all(bar.holds for bar in outcome.bars) else 4)
 
 
