@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ensembles.comparison import Interval, find_wilson_interval
+from ensembles.metrics import measure_requested
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +82,5 @@ def describe_classes(
     return ClassificationDetail(
         classes=classes,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
-        roc_auc=_mean_roc_auc(log_probabilities, labels),
+        roc_auc=measure_requested(["roc_auc"], log_probabilities, labels)["roc_auc"],
     )
-
-
-def _mean_roc_auc(
-    log_probabilities: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, " images"]
-) -> float | None:
-    present = np.unique(labels)
-    if len(present) < 2:
-        return None
-    areas = [
-        float(roc_auc_score(labels == label, log_probabilities[:, label])) for label in present
-    ]
-    return float(np.mean(areas))
