@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ensembles.builder import Ensemble
+from ensembles.cascade import fit_cascade
 from ensembles.comparison import Comparison, Interval, compare, find_wilson_interval
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
@@ -66,6 +67,20 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CascadeFigures:
+    """What the choice would cost and lose if its members ran until they are sure."""
+
+    accuracy: float
+    """On the test images."""
+    accuracy_lost: float
+    """Of the full ensemble minus its own, as a share; below 0 is a gain."""
+    cost_share: float
+    """Mean cost of an image, as a share of running all members."""
+    mean_members: float
+    """Members that an image needs on average."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The table, the choice and the verdict."""
 
@@ -84,6 +99,8 @@ class Report:
     """Methods that could not be fitted, and why."""
     n_test_openings: int = 1
     """How often the test images of this study were used, this time included."""
+    cascade: CascadeFigures | None = None
+    """None where the choice is a single model or a vote."""
 
     @property
     def chosen_row(self) -> Row:
@@ -171,6 +188,28 @@ def evaluate_all(
         ),
         refused=dict(refused or {}),
         n_test_openings=n_test_openings,
+        cascade=_try_cascade(ensembles[choice], fit_pool, test_pool),
+    )
+
+
+def can_cascade(ensemble: Ensemble) -> bool:
+    """Tell whether an ensemble has members to save, and probabilities to exit on."""
+    return len(ensemble.names) > 1 and ensemble.combination.space != "vote"
+
+
+def _try_cascade(ensemble: Ensemble, fit_pool: Pool, test_pool: Pool) -> CascadeFigures | None:
+    if not can_cascade(ensemble):
+        return None
+    cascade = fit_cascade(ensemble, fit_pool)
+    members = test_pool.select_names(ensemble.names)
+    result = cascade.run(members.log_probabilities)
+    accuracy = METRICS["accuracy"].compute
+    reached = accuracy(result.log_probabilities, test_pool.labels)
+    return CascadeFigures(
+        accuracy=reached,
+        accuracy_lost=accuracy(ensemble.predict(test_pool), test_pool.labels) - reached,
+        cost_share=result.cost_share(cascade, members.costs),
+        mean_members=float(result.n_members_run.mean()),
     )
 
 

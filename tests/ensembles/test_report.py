@@ -141,3 +141,24 @@ def test_figures_of_three_right_of_four() -> None:
     assert figures.accuracy_interval.low == pytest.approx(0.3006, abs=1e-4)
     assert figures.balanced_accuracy == 0.5
     assert figures.log_loss == pytest.approx(-(3 * np.log(0.9) + np.log(0.1)) / 4)
+
+
+def test_the_choice_as_a_cascade_is_told_beside_it(random_pool: RandomPool) -> None:
+    fit_pool, test_pool = split(random_pool(n_images=900), 300)
+    ensembles = build_all(fit_pool)
+    report = evaluate_all(ensembles, choice="llp", fit_pool=fit_pool, test_pool=test_pool)
+
+    assert report.cascade is not None
+    assert report.cascade.accuracy_lost == pytest.approx(
+        report.chosen_row.test.accuracy - report.cascade.accuracy
+    )
+    assert 0 < report.cascade.cost_share <= 1
+    assert 1 <= report.cascade.mean_members <= report.chosen_row.n_members
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+@pytest.mark.parametrize("choice", ["single", "vote"])
+def test_single_models_and_votes_have_no_cascade(random_pool: RandomPool, choice: Method) -> None:
+    pool = random_pool()
+    report = evaluate_all(build_all(pool), choice=choice, fit_pool=pool, test_pool=pool)
+    assert report.cascade is None
