@@ -24,7 +24,7 @@ from rivals import autogluon_selection
 from scipy.stats import t as student_t
 
 from ensembles.builder import Ensemble, build, build_all, choose_method
-from ensembles.cascade import fit_cascade
+from ensembles.cascade_fitting import fit_cascade
 from ensembles.combination import Combination
 from ensembles.metrics import accuracy, expected_calibration_error, log_loss
 from ensembles.pool import Pool

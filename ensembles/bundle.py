@@ -14,14 +14,14 @@ built from the records of `spaces` alone. `ensembles.export` writes such folders
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from ensembles.errors import BundleError
@@ -53,6 +53,13 @@ class Prediction:
     """None for a picture that cannot be read."""
     problem: str = ""
     """Why it cannot be read, in one line."""
+    possible_classes: tuple[str, ...] | None = None
+    """The classes that it may have, for the bundle's share of misses; None where the bundle
+    promises nothing, or only of the whole ensemble while a cascade ran."""
+    is_answered: bool = True
+    """Whether the bundle answers for the label; it does where it promises nothing."""
+    n_members_run: int | None = None
+    """How many members it took, if they ran as a cascade."""
 
     @property
     def probabilities(self) -> Float[np.ndarray, " classes"]:
@@ -104,17 +111,30 @@ class Bundle:
         return np.stack(rows) if rows else np.zeros((0, len(self.classes)))
 
     def predict_each(
-        self, sources: Iterable[Picture], *, batch_size: int | None = None
+        self,
+        sources: Iterable[Picture],
+        *,
+        batch_size: int | None = None,
+        cascade: bool = False,
     ) -> Iterator[Prediction]:
         """Predict picture by picture, in order; one that cannot be read does not stop the rest.
 
         Args:
             sources: As in `predict`; taken batch by batch, so there may be any number.
             batch_size: Pictures held and run at once; None: by their size.
+            cascade: Run the members one after another, and stop when they are sure: cheaper, and
+                a little less accurate.
 
         Yields:
             One prediction for each source. While a batch runs, the next one is decoded.
+
+        Raises:
+            BundleError: `cascade` is wanted and the bundle has none.
         """
+        if cascade and self.manifest.cascade is None:
+            raise BundleError(
+                f"{self.folder} has no cascade: it holds a single model, or was exported without."
+            )
         pictures = iter(sources)
         size = batch_size or self.default_batch_size
         image_input = self.manifest.image_input
@@ -124,26 +144,53 @@ class Bundle:
                 started = [
                     (picture, decoders.submit(_load, picture, image_input)) for picture in batch
                 ]
-                yield from self._finish(waiting, size)
+                yield from self._finish(waiting, size, cascade=cascade)
                 waiting = started
-            yield from self._finish(waiting, size)
+            yield from self._finish(waiting, size, cascade=cascade)
 
-    def _finish(self, decodings: list[_Decoding], batch_size: int) -> Iterator[Prediction]:
+    def _finish(
+        self, decodings: list[_Decoding], batch_size: int, *, cascade: bool
+    ) -> Iterator[Prediction]:
         outcomes = [_outcome(future) for _, future in decodings]
         pixels = [outcome for outcome in outcomes if not isinstance(outcome, ImageError)]
-        rows = iter(self._run(np.stack(pixels), batch_size) if pixels else ())
+        answers = iter(
+            self._answer(np.stack(pixels), batch_size, cascade=cascade) if pixels else ()
+        )
         for (source, _), outcome in zip(decodings, outcomes, strict=True):
             if isinstance(outcome, ImageError):
                 yield Prediction(source=source, log_probabilities=None, problem=str(outcome))
             else:
-                yield Prediction(source=source, log_probabilities=next(rows))
+                yield replace(next(answers), source=source)
 
-    def _run(
-        self, pixels: UInt8[np.ndarray, "n h w c"], batch_size: int
-    ) -> Float[np.ndarray, "n classes"]:
-        return self.predictor.predict_log_probabilities(
-            torch.from_numpy(pixels), batch_size=batch_size
-        )
+    def _answer(
+        self, pixels: UInt8[np.ndarray, "n h w c"], batch_size: int, *, cascade: bool
+    ) -> Iterator[Prediction]:
+        """Predict decoded pictures, and add what the bundle promises of the predictions."""
+        images, manifest = torch.from_numpy(pixels), self.manifest
+        if cascade and manifest.cascade:
+            result = self.predictor.predict_in_cascade(
+                images, manifest.cascade, batch_size=batch_size
+            )
+            for row, n_run in zip(result.log_probabilities, result.n_members_run, strict=True):
+                yield Prediction(source="", log_probabilities=row, n_members_run=int(n_run))
+            return
+        rows = self.predictor.predict_log_probabilities(images, batch_size=batch_size)
+        sets = manifest.conformal.sets(rows) if manifest.conformal else None
+        answered = manifest.rejection.answers(rows) if manifest.rejection else None
+        for number, row in enumerate(rows):
+            yield Prediction(
+                source="",
+                log_probabilities=row,
+                possible_classes=None if sets is None else self._named(row, sets[number]),
+                is_answered=answered is None or bool(answered[number]),
+            )
+
+    def _named(
+        self, row: Float[np.ndarray, " classes"], in_set: Bool[np.ndarray, " classes"]
+    ) -> tuple[str, ...]:
+        """Return the names of the classes in a set, the most probable first."""
+        order = np.argsort(-row, kind="stable")
+        return tuple(self.classes[index] for index in order if in_set[index])
 
 
 def load_bundle(

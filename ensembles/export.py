@@ -9,8 +9,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ensembles.bundle import load_bundle
+from ensembles.cascade import Cascade
 from ensembles.combination import Combination
 from ensembles.comparison import Interval
+from ensembles.conformal import Conformal, Rejection
 from ensembles.errors import BundleError
 from ensembles.folders import new_folder, write_file
 from ensembles.inputs import ImageInput
@@ -51,6 +53,10 @@ class BundleContents:
     image_input: ImageInput
     provenance: Provenance
     report: ReportRecord | None = None
+    cascade: Cascade | None = None
+    """Of all members, each of which must have weight."""
+    conformal: Conformal | None = None
+    rejection: Rejection | None = None
 
 
 def write_bundle(folder: Path, contents: BundleContents, *, overwrite: bool = False) -> Manifest:
@@ -194,6 +200,9 @@ def _describe(
             self_test=self_test,
             provenance=contents.provenance,
             report=contents.report,
+            cascade=contents.cascade,
+            conformal=contents.conformal,
+            rejection=contents.rejection,
         )
     except ValidationError as error:
         raise BundleError(f"no bundle can be written: {first_problem(error)}.") from error

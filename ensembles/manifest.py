@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ensembles.cascade import Cascade
 from ensembles.combination import Combination
+from ensembles.conformal import Conformal, Rejection
 from ensembles.errors import BundleError, EnsembleError
 from ensembles.inputs import ImageInput
 from spaces.architecture import Architecture
@@ -123,6 +125,12 @@ class Manifest(_Record):
     self_test: SelfTestRecord
     provenance: Provenance
     report: ReportRecord | None = None
+    cascade: Cascade | None = None
+    """How the members may run one after another, until they are sure."""
+    conformal: Conformal | None = None
+    """Which classes an image may have, for a stated share of misses."""
+    rejection: Rejection | None = None
+    """Which images are answered, for a stated accuracy of the answers."""
 
     @property
     def task(self) -> Task:
@@ -135,7 +143,8 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _check_that_the_parts_agree(self) -> "Manifest":
-        n_biases = len(self.combination.class_biases)
+        stages = self.cascade.stages if self.cascade else ()
+        combinations = (self.combination, *(stage.combination for stage in stages))
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: the names must differ")
         if len({member.file for member in self.members}) != len(self.members):
@@ -145,8 +154,13 @@ class Manifest(_Record):
                 f"combination: {self.combination.n_members} weights "
                 f"for {len(self.members)} members"
             )
-        if n_biases not in (0, len(self.classes)):
-            raise ValueError(f"combination: {n_biases} biases for {len(self.classes)} classes")
+        if self.cascade and len(self.cascade.order) != len(self.members):
+            raise ValueError(
+                f"cascade: {len(self.cascade.order)} positions for {len(self.members)} members"
+            )
+        for n_biases in (len(each.class_biases) for each in combinations):
+            if n_biases not in (0, len(self.classes)):
+                raise ValueError(f"combination: {n_biases} biases for {len(self.classes)} classes")
         check_image_input(self.image_input)
         return self
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
+from ensembles.cascade import Cascade, CascadeResult
 from ensembles.combination import Combination
 from ensembles.errors import EnsembleError
 from ensembles.inputs import ImageInput
@@ -53,25 +54,64 @@ class Predictor:
         Returns:
             Normalized log-probabilities, float64.
         """
-        active = set(active_members(self.combination))
         members = {
-            member: predict_log_probabilities(
-                network,
-                images,
-                mean=self.image_input.mean,
-                std=self.image_input.std,
-                batch_size=batch_size,
-                autocast_dtype=autocast_dtype,
-            )
-            .cpu()
-            .numpy()
-            for member, network in enumerate(self.networks)
-            if member in active
+            member: self._run(member, images, batch_size, autocast_dtype)
+            for member in active_members(self.combination)
         }
         # `combine` wants a row for each member; what has no weight may say anything.
         anything = np.zeros_like(next(iter(members.values())))
         rows = [members.get(member, anything) for member in range(len(self.networks))]
         return self.combination.combine(np.stack(rows))
+
+    def predict_in_cascade(
+        self,
+        images: UInt8[Tensor, "n h w c"],
+        cascade: Cascade,
+        *,
+        batch_size: int = 500,
+        autocast_dtype: torch.dtype | None = None,
+    ) -> CascadeResult:
+        """Run the members one after another, each on the images that still need it.
+
+        Args:
+            images: Pixels at the size of `image_input`.
+            cascade: Of these members.
+            batch_size: Images in one forward pass.
+            autocast_dtype: Lower precision for the networks, or None for float32.
+
+        Returns:
+            Normalized log-probabilities, and how many members each image needed.
+        """
+        everything = self._run(cascade.order[0], images, batch_size, autocast_dtype)
+
+        def predict(
+            member: int, rows: Int64[np.ndarray, " rows"]
+        ) -> Float[np.ndarray, "rows classes"]:
+            if member == cascade.order[0]:  # it runs first, on all images
+                return everything
+            waiting = images[torch.from_numpy(rows).to(images.device)]
+            return self._run(member, waiting, batch_size, autocast_dtype)
+
+        n_images, n_classes = everything.shape
+        return cascade.run_lazily(predict, n_images=n_images, n_classes=n_classes)
+
+    def _run(
+        self,
+        member: int,
+        images: UInt8[Tensor, "n h w c"],
+        batch_size: int,
+        autocast_dtype: torch.dtype | None,
+    ) -> Float[np.ndarray, "n classes"]:
+        predicted = predict_log_probabilities(
+            self.networks[member],
+            images,
+            mean=self.image_input.mean,
+            std=self.image_input.std,
+            batch_size=batch_size,
+            autocast_dtype=autocast_dtype,
+        )
+        log_probabilities: np.ndarray = predicted.cpu().numpy()
+        return log_probabilities
 
 
 def active_members(combination: Combination) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ensembles.builder import Ensemble
-from ensembles.cascade import fit_cascade
+from ensembles.cascade_fitting import can_cascade, fit_cascade
 from ensembles.comparison import Comparison, Interval, compare, find_wilson_interval
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
@@ -190,11 +190,6 @@ def evaluate_all(
         n_test_openings=n_test_openings,
         cascade=_try_cascade(ensembles[choice], fit_pool, test_pool),
     )
-
-
-def can_cascade(ensemble: Ensemble) -> bool:
-    """Tell whether an ensemble has members to save, and probabilities to exit on."""
-    return len(ensemble.names) > 1 and ensemble.combination.space != "vote"
 
 
 def _try_cascade(ensemble: Ensemble, fit_pool: Pool, test_pool: Pool) -> CascadeFigures | None:

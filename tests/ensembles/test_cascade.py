@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from ensembles.builder import build
-from ensembles.cascade import Cascade, Stage, fit_cascade
+from ensembles.cascade import Cascade, Stage
+from ensembles.cascade_fitting import fit_cascade
 from ensembles.combination import Combination
 from ensembles.errors import EnsembleError
 from ensembles.pool import Pool
@@ -74,6 +75,33 @@ def test_an_image_that_needs_all_members_gets_what_the_ensemble_says() -> None:
     )
 
 
+def test_a_member_without_a_stage_lets_no_image_go() -> None:
+    cascade = Cascade(order=(0, 1), stages=(Stage(combination=_soft(2), threshold=0.0),))
+    predictions = np.stack([_log([[0.9, 0.1]]), _log([[0.7, 0.3]])])
+    result = cascade.run(predictions)
+    assert result.n_members_run.tolist() == [2]
+    np.testing.assert_allclose(np.exp(result.log_probabilities), [[0.8, 0.2]])
+
+
+def test_a_member_runs_only_on_the_images_that_still_need_it() -> None:
+    pool = _pool(seed=5)
+    ensemble = build(pool, method="llp", max_members=3)
+    cascade = fit_cascade(ensemble, pool, max_loss=0.01)
+    members = pool.select_names(ensemble.names).log_probabilities
+    seen: list[int] = []
+
+    def predict(position: int, rows: np.ndarray) -> np.ndarray:
+        seen.append(len(rows))
+        chosen: np.ndarray = members[position, rows]
+        return chosen
+
+    n_images, n_classes = members.shape[1:]
+    lazy = cascade.run_lazily(predict, n_images=n_images, n_classes=n_classes)
+    np.testing.assert_array_equal(lazy.log_probabilities, cascade.run(members).log_probabilities)
+    assert seen == [int((lazy.n_members_run > position).sum()) for position in range(len(seen))]
+    assert seen[-1] < seen[0]
+
+
 def test_of_one_member_it_is_that_member() -> None:
     pool = _pool(seed=3)
     ensemble = build(pool, method="single")
@@ -92,8 +120,8 @@ def test_votes_are_refused() -> None:
 
 
 def test_stages_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(EnsembleError, match="stage after each member"):
-        Cascade(order=(0, 1), stages=(Stage(combination=_soft(2), threshold=0.0),))
+    with pytest.raises(EnsembleError, match="stages of more and more members up to 2"):
+        Cascade(order=(0, 1), stages=(Stage(combination=_soft(1), threshold=0.0),))
     with pytest.raises(EnsembleError, match="must decide everything"):
         Cascade(order=(0,), stages=(Stage(combination=_soft(1), threshold=0.5),))
     with pytest.raises(EnsembleError, match="name each member once"):
