@@ -4,6 +4,7 @@ Both see the same images, so all is paired: the interval of a difference is much
 the difference of two intervals. Accuracy decides, by McNemar's exact test; log-loss is told.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -231,6 +232,32 @@ def find_paired_interval(n_only_first: int, n_only_second: int, n_images: int) -
     half = _Z * np.sqrt((first + second - (first - second) ** 2) / n_adjusted)
     center = first - second
     return Interval(low=max(-1.0, float(center - half)), high=min(1.0, float(center + half)))
+
+
+def find_independent_interval(
+    n_right_first: int, n_first: int, n_right_second: int, n_second: int
+) -> Interval:
+    """Return the 95 % interval of the difference of two shares of unrelated images.
+
+    Args:
+        n_right_first: Right ones among the first.
+        n_first: Images of the first.
+        n_right_second: Right ones among the second.
+        n_second: Images of the second.
+
+    Returns:
+        Of the first share minus the second.
+
+    Source:
+        Newcombe 1998, "Interval estimation for the difference between independent proportions",
+        method 10: the distances to Wilson's limits, added as squares.
+    """
+    first, second = n_right_first / n_first, n_right_second / n_second
+    of_first = find_wilson_interval(n_right_first, n_first)
+    of_second = find_wilson_interval(n_right_second, n_second)
+    below = math.hypot(first - of_first.low, of_second.high - second)
+    above = math.hypot(of_first.high - first, second - of_second.low)
+    return Interval(low=first - second - below, high=first - second + above)
 
 
 def find_smallest_visible(n_discordant: int, n_images: int) -> float:

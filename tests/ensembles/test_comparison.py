@@ -9,6 +9,7 @@ from ensembles.comparison import (
     Comparison,
     Interval,
     compare,
+    find_independent_interval,
     find_paired_interval,
     find_smallest_visible,
     find_wilson_interval,
@@ -216,3 +217,19 @@ def test_ensembles_of_pure_noise_are_seldom_called_better_or_worse() -> None:
         n_called += comparison.verdict != "not distinguishable"
 
     assert n_called <= 10
+
+
+def test_the_interval_of_two_unrelated_shares_is_that_of_the_source() -> None:
+    # Newcombe 1998, table II, (a): 56 of 70 and 48 of 80, method 10.
+    interval = find_independent_interval(56, 70, 48, 80)
+
+    assert interval.low == pytest.approx(0.0524, abs=5e-5)
+    assert interval.high == pytest.approx(0.3339, abs=5e-5)
+
+
+def test_exchanging_two_unrelated_shares_mirrors_their_interval() -> None:
+    interval = find_independent_interval(10, 10, 3, 20)
+    mirrored = find_independent_interval(3, 20, 10, 10)
+
+    assert (interval.low, interval.high) == pytest.approx((-mirrored.high, -mirrored.low))
+    assert interval.high <= 1
