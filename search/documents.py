@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from filelock import FileLock, Timeout
 
 from ensembles.metrics import METRICS
+from search.curve_points import read_curve
 from search.errors import NothingToDoError, SearchError
 from search.paths import StudyPaths
 from search.study import Study, list_studies, load_study
@@ -22,6 +23,7 @@ def status_document(study: Study) -> Document:
     counts = count_trials(trials)
     record = study.record
     leaders = ranked(trials, rises=METRICS[record.config.metric].higher_is_better)
+    curve = read_curve(study.paths)
     return {
         "schema": SCHEMA,
         "study": study.name,
@@ -34,6 +36,9 @@ def status_document(study: Study) -> Document:
         "classes": len(record.class_names),
         "skipped": record.skipped,
         "best": asdict(trial_row(leaders[0])) if leaders else None,
+        "ensemble_so_far": {**asdict(curve[-1]), "sentence": curve[-1].sentence()}
+        if curve
+        else None,
         "verdict": _verdict(study.paths),
     }
 

@@ -10,12 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ensembles.metrics import METRICS
+from search.curve_points import CurvePoint
 from search.durations import format_duration
 from search.storage import FINISHED
 from search.supervisor import Snapshot
 from search.trials import count_trials, ranked, seconds_left, trial_row
 
 N_NEWEST = 6
+TRIALS_BETWEEN_ENSEMBLES = 10
+"""Where there is no terminal: finished trials between two lines about the ensemble."""
 
 
 @dataclass
@@ -27,6 +30,8 @@ class LiveView:
     _told: set[int] = field(default_factory=set, init=False)
     _done_before: int | None = field(default=None, init=False)
     _n_done: int = field(default=0, init=False)
+    _n_trials: int = field(default=0, init=False)
+    _ensemble: CurvePoint | None = field(default=None, init=False)
 
     def __enter__(self) -> "LiveView":
         """Begin to draw."""
@@ -49,15 +54,30 @@ class LiveView:
             grid.add_row("decoding images", bar, f"{n_done:,} of {n_images:,}")
             self._live.update(grid)
 
+    def show_ensemble(self, point: CurvePoint) -> None:
+        """Draw, from now on, how good the ensemble of what is finished is.
+
+        Where there is no terminal, one line for every ten finished trials.
+        """
+        before, self._ensemble = self._ensemble, point
+        is_due = before and (
+            point.n_finished // TRIALS_BETWEEN_ENSEMBLES
+            > before.n_finished // TRIALS_BETWEEN_ENSEMBLES
+        )
+        if is_due and not self._live:
+            line = f"[{point.n_finished}/{self._n_trials}] {point.sentence()}"
+            self.console.print(line, highlight=False, soft_wrap=True)
+
     def show(self, snapshot: Snapshot) -> None:
         """Draw one moment of the run."""
+        self._n_trials = snapshot.n_trials
         finished = [trial for trial in snapshot.trials if trial.state.is_finished()]
         if self._done_before is None:
             self._told = {trial.number for trial in finished}
             self._done_before = sum(trial.state in FINISHED for trial in finished)
             self._n_done = self._done_before
         if self._live:
-            self._live.update(_table(snapshot, self._done_before))
+            self._live.update(_table(snapshot, self._done_before, self._ensemble))
             return
         for trial in finished:
             if trial.number not in self._told:
@@ -79,8 +99,11 @@ def _line(trial: FrozenTrial, n_done: int, snapshot: Snapshot) -> str:
     return ", ".join(words)
 
 
-def _table(snapshot: Snapshot, done_before: int) -> RenderableType:
-    return Group(_headline(snapshot, done_before), _trials_table(snapshot))
+def _table(snapshot: Snapshot, done_before: int, ensemble: CurvePoint | None) -> RenderableType:
+    parts = [_headline(snapshot, done_before), _trials_table(snapshot)]
+    if ensemble:
+        parts.insert(1, Text(ensemble.sentence()))
+    return Group(*parts)
 
 
 def _headline(snapshot: Snapshot, done_before: int) -> RenderableType:

@@ -83,6 +83,11 @@ class StudyPaths:
         return self.folder / "ensemble.json"
 
     @property
+    def ensemble_curve(self) -> Path:
+        """How good the ensemble was as trials ended."""
+        return self.folder / "ensemble_curve.json"
+
+    @property
     def artifacts(self) -> Path:
         """Small files that the dashboard shows."""
         return self.folder / "artifacts"

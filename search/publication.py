@@ -13,12 +13,14 @@ from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
 from ensembles.methods import Method
 from ensembles.report import Report, Row
+from search.curve_points import CurvePoint
 
 logger = logging.getLogger(__name__)
 
 HEADING = "## Ensemble"
 _COLUMNS = ("accuracy", "95 % interval", "log-loss", "ECE", "members", "cost")
 _CHOICE, _OTHER = "#f50057", "#4b72b0"
+_MAX_MARKERS = 30
 _AXIS = {"showgrid": True, "gridcolor": "#ddd", "zeroline": False, "automargin": True}
 
 
@@ -41,6 +43,41 @@ def publish_ensemble(study: optuna.Study, report: Report, worth_exporting: Metho
             save_plotly_graph_object(study, figure, graph_object_id=name)
     except Exception:
         logger.exception("ensemble: it is built, but the dashboard does not show it")
+
+
+def publish_curve(study: optuna.Study, points: Sequence[CurvePoint]) -> None:
+    """Put the curve of the ensemble on the page of its study, in the place of the one before."""
+    figure = curve_figure(points)
+    save_plotly_graph_object(study, figure, graph_object_id="ensemble-curve")
+
+
+def curve_figure(points: Sequence[CurvePoint]) -> go.Figure:
+    """Draw log-loss and accuracy of ensemble and best trial over the finished trials."""
+    x = [point.n_finished for point in points]
+    lines = [(_CHOICE, "ensemble", [point.ensemble for point in points])]
+    lines += [(_OTHER, "best trial", [point.best for point in points])]
+    figure = go.Figure(layout=_layout("Ensemble and best trial on the ens role, cross-fitted"))
+    for color, name, scores in lines:
+        for axis, values in (
+            ("y", [score.log_loss for score in scores]),
+            ("y2", [100 * score.accuracy for score in scores]),
+        ):
+            figure.add_scatter(
+                x=x,
+                y=_rounded(values),
+                yaxis=axis,
+                name=name,
+                mode="lines+markers" if len(x) <= _MAX_MARKERS else "lines",
+                line={"color": color},
+                showlegend=axis == "y",
+            )
+    return figure.update_layout(
+        showlegend=True,
+        legend={"orientation": "h", "x": 0, "y": 1.12},
+        xaxis={"title": {"text": "finished trials"}, "anchor": "y2"},
+        yaxis={**_AXIS, "title": {"text": "log-loss"}, "domain": [0.54, 1.0]},
+        yaxis2={**_AXIS, "title": {"text": "accuracy, %"}, "domain": [0.0, 0.46]},
+    )
 
 
 def ensemble_note(report: Report, study_name: str, worth_exporting: Method) -> str:

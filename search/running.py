@@ -10,7 +10,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from search.config import StudyConfig, continued
+from search.curve_points import CurvePoint
 from search.devices import count_gpus, plan_slots
+from search.ensemble_curve import EnsembleCurve
 from search.ensembling import EnsembleResult, build_ensemble, read_ensemble
 from search.errors import ConfigError, SearchError
 from search.logs import log_to_file
@@ -37,6 +39,8 @@ class Observer:
 
     on_change: Callable[[Snapshot], None] = lambda _: None
     """Told a snapshot several times a second."""
+    on_ensemble: Callable[[CurvePoint], None] = lambda _: None
+    """Told how good the ensemble of what is finished is, each time it was refitted."""
     on_decode: OnProgress | None = None
     """Told how many images are decoded, of how many."""
     stop_requested: Callable[[], bool] = lambda: False
@@ -168,11 +172,19 @@ def _newest_ensemble(study: Study, config: StudyConfig) -> EnsembleResult | None
 def _search(study: Study, started: float, observer: Observer) -> SearchEnd:
     config = study.record.config
     slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
-    return Supervisor(
+    curve = EnsembleCurve(study=study, on_point=observer.on_ensemble)
+
+    def on_change(snapshot: Snapshot) -> None:
+        observer.on_change(snapshot)
+        curve.update(snapshot.trials)
+
+    end = Supervisor(
         paths=study.paths,
         record=study.record,
         slots=slots,
         deadline=search_deadline(config, started=started, n_workers=len(slots)),
-        on_change=observer.on_change,
+        on_change=on_change,
         stop_requested=observer.stop_requested,
     ).run()
+    curve.update(study.trials(), at_the_end=True)
+    return end

@@ -40,7 +40,12 @@ def run_and_report(given: StudyConfig, *, studies: Path, json: bool) -> int:
                 progress.print("interrupted while decoding images; the study is not begun")
                 raise SystemExit(interruption.exit_code)
 
-        observer = Observer(on_change=view.show, on_decode=on_decode, stop_requested=interruption)
+        observer = Observer(
+            on_change=view.show,
+            on_ensemble=view.show_ensemble,
+            on_decode=on_decode,
+            stop_requested=interruption,
+        )
         result = run_study(given, studies=studies, observer=observer)
     if json:
         report.file.write(json_format.dumps(_document(result)) + "\n")

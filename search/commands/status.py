@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from search.paths import DEFAULT_STUDIES
+from search.words import n_of
 
 
 def main(
@@ -33,7 +34,7 @@ def main(
     best = document["best"]
     print(f"study {document['study']}: {'running' if document['active'] else 'not running'}")
     print(
-        f"  trials   {document['finished']} of {document['trials']} finished: "
+        f"  trials   {n_of(document['finished'], document['trials'])} finished: "
         f"{document['complete']} complete, {document['pruned']} pruned; "
         f"{document['running']} running, {document['failed']} failed"
     )
@@ -43,5 +44,8 @@ def main(
             f"  best     trial {best['number']}: log-loss {best['log_loss']:.4f}, "
             f"accuracy {100 * best['accuracy']:.2f} % on the stop role"
         )
+    so_far = document["ensemble_so_far"]
+    if so_far and not document["verdict"]:
+        print(f"  so far   {so_far['sentence']}, after {so_far['n_finished']} trials")
     if document["verdict"]:
         print(f"  ensemble {document['verdict']}")

@@ -1,10 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from curves import POINT
 from filelock import FileLock
 from optuna.trial import create_trial
 from runs import make_tiny_study
 
+from search.curve_points import write_curve
 from search.documents import best_document, list_document, status_document
 from search.errors import NothingToDoError
 from search.storage import open_study
@@ -18,6 +21,18 @@ def test_a_fresh_study_has_no_best_and_no_verdict(unstarted: Study) -> None:
     assert (document["study"], document["trials"], document["finished"]) == ("fresh", 3, 0)
     assert document["best"] is document["verdict"] is None
     assert (document["data"], document["classes"], document["skipped"]) == ("digits", 10, 0)
+
+
+def test_the_status_holds_the_newest_point_of_the_ensembles_curve(tmp_path: Path) -> None:
+    study = make_tiny_study(tmp_path)
+    before = status_document(study)["ensemble_so_far"]
+
+    write_curve(study.paths, [replace(POINT, n_finished=9), POINT])
+
+    assert before is None
+    so_far = status_document(study)["ensemble_so_far"]
+    assert (so_far["n_finished"], so_far["ensemble"]["accuracy"]) == (10, 0.781)
+    assert so_far["sentence"] == POINT.sentence()
 
 
 def test_a_study_is_active_while_a_run_holds_its_lock(unstarted: Study) -> None:

@@ -1,10 +1,13 @@
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+from curves import POINT
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
+from search.curve_points import CurvePoint
 from search.live import LiveView
 from search.study import Study
 from search.supervisor import Snapshot
@@ -82,6 +85,38 @@ def test_a_terminal_shows_counts_time_left_and_the_best(words: str, unstarted: S
     drawn = show(unstarted, [], [make_trial(0), make_trial(1, TrialState.RUNNING)], terminal=True)
 
     assert words in drawn
+
+
+def tell_ensembles(study: Study, *points: CurvePoint, terminal: bool) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=250, color_system=None)
+    with LiveView(console=console) as view:
+        view.show(make_snapshot(study, []))
+        for point in points:
+            view.show_ensemble(point)
+            view.show(make_snapshot(study, []))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_terminal_shows_the_newest_ensemble(unstarted: Study) -> None:
+    newer = replace(POINT, n_finished=11, members=(1, 2), n_members=2)
+
+    drawn = tell_ensembles(unstarted, POINT, newer, terminal=True)
+
+    assert "ensemble so far: log-loss 0.6120" in drawn
+    assert "(2 members, +2.00 points on trial 7)" in drawn
+
+
+def test_without_a_terminal_the_ensemble_is_told_every_ten_trials(unstarted: Study) -> None:
+    points = [replace(POINT, n_finished=n_finished) for n_finished in (8, 9, 10, 12, 25, 29)]
+
+    told = tell_ensembles(unstarted, *points, terminal=False)
+
+    assert [line.split()[0] for line in told.splitlines()] == ["[10/4]", "[25/4]"]
+
+
+def test_the_ensemble_of_an_earlier_run_is_not_told_again(unstarted: Study) -> None:
+    assert tell_ensembles(unstarted, replace(POINT, n_finished=10), terminal=False) == ""
 
 
 def test_a_terminal_shows_how_many_images_are_decoded() -> None:

@@ -1,17 +1,27 @@
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
+from curves import POINT
 from optuna.study import StudyDirection
 from optuna_dashboard import get_note, save_note
 
 from ensembles.builder import build_all
 from ensembles.pool import Pool
 from ensembles.report import Report, evaluate_all
+from search.curve_points import MAX_POINTS
 from search.paths import StudyPaths
-from search.publication import HEADING, ensemble_figures, ensemble_note, publish_ensemble
+from search.publication import (
+    HEADING,
+    curve_figure,
+    ensemble_figures,
+    ensemble_note,
+    publish_curve,
+    publish_ensemble,
+)
 from search.storage import create_study, open_study
 
 
@@ -124,6 +134,30 @@ def test_members_stand_in_the_order_of_their_trials(report: Report) -> None:
     for method, weights in zip(drawn.y, drawn.z, strict=True):
         row = next(row for row in report.rows if row.method == method)
         assert sum(weight is not None for weight in weights) == row.n_members
+
+
+def test_the_curve_has_two_lines_of_log_loss_and_two_of_accuracy() -> None:
+    figure = curve_figure([POINT, replace(POINT, n_finished=20)])
+
+    drawn = {(line.name, line.yaxis): tuple(line.y) for line in figure.data}
+    assert drawn == {
+        ("ensemble", "y"): (0.612, 0.612),
+        ("best trial", "y"): (0.655, 0.655),
+        ("ensemble", "y2"): (78.1, 78.1),
+        ("best trial", "y2"): (76.1, 76.1),
+    }
+    assert all(tuple(line.x) == (10, 20) for line in figure.data)
+
+
+def test_a_curve_takes_the_place_of_the_one_before_and_is_small(study: optuna.Study) -> None:
+    points = [replace(POINT, n_finished=number) for number in range(1, MAX_POINTS + 1)]
+
+    publish_curve(study, points)
+    long = figure_parts(study)
+    publish_curve(study, points[:1])
+
+    assert sum(map(len, long.values())) < 8_000
+    assert sum(map(len, figure_parts(study).values())) < 3_000
 
 
 def test_an_ensemble_that_cannot_be_shown_is_still_built(
