@@ -123,7 +123,6 @@ def _choose_thresholds(
     """
     right = np.stack([each.argmax(axis=1) == labels for each in combined])
     n_early = len(combined) - 1
-    lost = np.zeros(len(labels), dtype=np.int64)
     waiting = np.ones(len(labels), dtype=np.bool_)
     spent = 0
     thresholds: list[float | None] = []
@@ -131,7 +130,7 @@ def _choose_thresholds(
         allowed = max_loss * len(labels) * (stage + 1) / n_early - spent
         confidence = np.exp(combined[stage].max(axis=1))
         lost = right[-1].astype(np.int64) - right[stage]
-        threshold = _lowest_harmless(confidence[waiting], lost[waiting], allowed)
+        threshold = find_lowest_harmless(confidence[waiting], lost[waiting], allowed)
         if threshold is not None:
             leaving = waiting & (confidence >= threshold)
             spent += max(0, int(lost[leaving].sum()))
@@ -140,7 +139,7 @@ def _choose_thresholds(
     return thresholds
 
 
-def _lowest_harmless(
+def find_lowest_harmless(
     confidence: Float64[np.ndarray, " images"],
     lost: Int64[np.ndarray, " images"],
     allowed: float,
@@ -153,11 +152,13 @@ def _lowest_harmless(
         allowed: Images that may be lost, with a standard error: of so many differing images the
             square root.
     """
+    if not len(confidence):
+        return None
     order = np.argsort(-confidence, kind="stable")
     falling = confidence[order]
     counted = np.cumsum(lost[order]) + np.sqrt(np.cumsum(np.abs(lost[order])))
     # Images of equal confidence go together.
-    steps = np.flatnonzero(np.append(falling[1:] < falling[:-1], values=True))[: len(falling)]
+    steps = np.flatnonzero(np.append(falling[1:] < falling[:-1], values=True))
     too_much = counted[steps] > allowed + 1e-9
     n_harmless = int(too_much.argmax()) if too_much.any() else len(steps)
-    return min(1.0, float(falling[steps[n_harmless - 1]])) if n_harmless else None
+    return float(falling[steps[n_harmless - 1]]) if n_harmless else None
