@@ -177,6 +177,16 @@ def normalize_log_probabilities(
     return wide
 
 
+def split_in_folds(
+    labels: Int[np.ndarray, " images"], *, n_folds: int, seed: int
+) -> Int64[np.ndarray, " images"]:
+    """Give each image a fold from 0, so that each fold holds its share of every class."""
+    shuffle = np.random.default_rng(seed).random(len(labels))
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[np.lexsort((shuffle, labels))] = np.arange(len(labels)) % n_folds
+    return folds
+
+
 def _as_models(values: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     models = [np.asarray(model) for model in values]
     if not models:

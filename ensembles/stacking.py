@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 from scipy.optimize import minimize
 
-from ensembles.pool import Pool
+from ensembles.pool import Pool, split_in_folds
 
 PULLS = (10.0, 1.0, 0.1, 0.01)
 """Strengths tried, strongest first: the first of those that are equally good is taken."""
@@ -48,7 +48,7 @@ def fit_stack(
     Returns:
         The weights that lower the log-loss most, with the pull that did best on left-out folds.
     """
-    folds = _split_in_folds(pool.labels, seed=seed)
+    folds = split_in_folds(pool.labels, n_folds=N_FOLDS, seed=seed)
     losses = np.zeros(len(PULLS))
     for fold in range(N_FOLDS):
         kept, left_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
@@ -74,16 +74,6 @@ def _by_class(pool: Pool, rows: Int[np.ndarray, " chosen"]) -> _Data:
         logarithms=np.ascontiguousarray(pool.log_probabilities[:, rows].transpose(0, 2, 1)),
         labels=pool.labels[rows],
     )
-
-
-def _split_in_folds(
-    labels: Int[np.ndarray, " images"], *, seed: int
-) -> Int[np.ndarray, " images"]:
-    """Give each image a fold, so that each fold holds its share of every class."""
-    shuffle = np.random.default_rng(seed).random(len(labels))
-    folds = np.empty(len(labels), dtype=np.int64)
-    folds[np.lexsort((shuffle, labels))] = np.arange(len(labels)) % N_FOLDS
-    return folds
 
 
 def _start(

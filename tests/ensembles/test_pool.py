@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ensembles.errors import EnsembleError
-from ensembles.pool import Pool, normalize_log_probabilities
+from ensembles.pool import Pool, normalize_log_probabilities, split_in_folds
 
 LABELS = np.array([0, 1])
 PROBABILITIES = np.array([[[0.75, 0.25], [0.5, 0.5]]])
@@ -155,3 +155,12 @@ def test_names_that_are_not_one_per_model_are_refused() -> None:
 def test_costs_that_are_not_positive_numbers_are_refused(costs: list[float]) -> None:
     with pytest.raises(EnsembleError, match="1 finite costs above 0"):
         Pool.from_arrays(probabilities=PROBABILITIES, labels=LABELS, costs=costs)
+
+
+def test_folds_share_every_class_evenly() -> None:
+    labels = np.repeat([0, 1, 2], [50, 25, 5])
+
+    folds = split_in_folds(labels, n_folds=5, seed=0)
+
+    for label, share in ((0, 10), (1, 5), (2, 1)):
+        assert np.bincount(folds[labels == label], minlength=5).tolist() == [share] * 5

@@ -8,11 +8,9 @@ from ensembles.builder import build
 from ensembles.metrics import log_loss
 from ensembles.pool import Pool
 from ensembles.stacking import (
-    N_FOLDS,
     PULLS,
     _by_class,
     _loss_and_slopes,
-    _split_in_folds,
     count_images_needed,
     fit_stack,
 )
@@ -21,16 +19,6 @@ from ensembles.stacking import (
 def test_stacking_asks_for_500_images_or_20_per_class() -> None:
     assert count_images_needed(10) == 500
     assert count_images_needed(100) == 2000
-
-
-def test_folds_share_every_class_evenly() -> None:
-    labels = np.repeat([0, 1, 2], [50, 25, 5])
-
-    folds = _split_in_folds(labels, seed=0)
-
-    for label, share in ((0, 10), (1, 5), (2, 1)):
-        counts = np.bincount(folds[labels == label], minlength=N_FOLDS)
-        assert counts.tolist() == [share] * N_FOLDS
 
 
 def test_the_slopes_are_those_of_the_loss(random_pool: Callable[..., Pool]) -> None:
