@@ -7,6 +7,7 @@ command can read any more, and a search without its study: deleting and renaming
 as is whatever a page of another site sends. All else works: *Fail Trial*, notes, artifacts.
 """
 
+import errno
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -70,9 +71,14 @@ def make_dashboard(paths: StudyPaths, *, host: str, port: int) -> WSGIServer:
             handler_class=_QuietHandler,
         )
     except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            hint = "choose another with --port, or 0 for any that is free"
+            raise ConfigError(
+                f"--port: cannot listen on {host}:{port}: {error.strerror}; {hint}."
+            ) from error
         raise ConfigError(
-            f"--port: cannot listen on {host}:{port}: {error.strerror}; "
-            "choose another with --port, or 0 for any that is free."
+            f"--host: cannot listen on {host}: {error.strerror}; expected an address of this "
+            "machine such as 127.0.0.1."
         ) from error
 
 

@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 
 from ensembles.metrics import METRICS
 from search.curve_points import read_curve
-from search.errors import NothingToDoError, SearchError
+from search.errors import NothingToDoError, SearchError, StorageError
 from search.paths import StudyPaths
 from search.study import Study, list_studies, load_study
 from search.trials import count_trials, ranked, trial_row
@@ -83,5 +83,10 @@ def _verdict(paths: StudyPaths) -> str | None:
 
     if not paths.ensemble.is_file():
         return None
-    verdict = json.loads(paths.ensemble.read_text(encoding="utf-8")).get("verdict")
-    return verdict if isinstance(verdict, str) else None
+    try:
+        return str(json.loads(paths.ensemble.read_text(encoding="utf-8"))["verdict"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{paths.ensemble}: cannot be read ({error}); `python -m search ensemble` writes it "
+            "anew."
+        ) from error

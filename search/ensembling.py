@@ -150,7 +150,7 @@ def read_ensemble(paths: StudyPaths) -> EnsembleResult:
                 for method, selection in values["selections"].items()
             },
         )
-    except (ValueError, KeyError, EnsembleError) as error:
+    except (ValueError, KeyError, TypeError, EnsembleError) as error:
         raise StorageError(
             f"{paths.ensemble}: cannot be read ({error}); `python -m search ensemble` writes it "
             "anew."

@@ -105,11 +105,11 @@ def restore_images(
     Raises:
         DataError: The images are not those that the study began with.
     """
+    before = read_roles(paths.roles)
     if is_whole(record.store):
         return record.store
     store = _prepare_images(record.config, studies, on_decode)
     now = assign_roles(store, seed=record.config.seed, limit_train=record.config.limit_train)
-    before = read_roles(paths.roles)
     if any(not np.array_equal(now.rows(role), before.rows(role)) for role in ROLES) or (
         now.fingerprint != record.data_fingerprint
     ):

@@ -53,6 +53,21 @@ class StudyRecord(BaseModel):
             ATTRIBUTE: json.loads(self.model_dump_json()),  # long: it fills the dashboard's page
         }
 
+    def check_space(self) -> None:
+        """Refuse to add trials to a space that this version asks or builds otherwise.
+
+        Raises:
+            StorageError: The study was made by another version of the space.
+        """
+        now = self.space.fingerprint()
+        if now != self.space_fingerprint:
+            raise StorageError(
+                f"study {self.config.study_name!r} was made with another version of the space "
+                f"({self.space_fingerprint}, this is {now}), so its trials would not be alike; "
+                f"go on with concertino {self.version}, or give the new search a --name of its "
+                "own."
+            )
+
 
 def read_record(study: optuna.Study) -> StudyRecord:
     """Read what a study says of itself.
@@ -61,10 +76,11 @@ def read_record(study: optuna.Study) -> StudyRecord:
         StorageError: It is not a study of this tool, or of a version that cannot be read.
     """
     stored = study.user_attrs.get(ATTRIBUTE)
-    if stored is None:
+    if not isinstance(stored, dict):
+        got = "" if stored is None else " that can be read"
         raise StorageError(
             f"study {study.study_name!r} was not made by `python -m search run`: "
-            f"it has no attribute {ATTRIBUTE!r}."
+            f"it has no attribute {ATTRIBUTE!r}{got}."
         )
     try:
         return StudyRecord.model_validate(stored)

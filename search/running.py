@@ -142,6 +142,7 @@ def _made_or_continued(
         make_study(paths, config, studies, observer.on_decode)
     study = open_study(paths)
     record = read_record(study)
+    record.check_space()
     going_on = bounded_by_grid(continued(record.config, config), record.space, record.task)
     store = restore_images(paths, record, studies, observer.on_decode)
     record = record.model_copy(update={"config": going_on, "store": store})

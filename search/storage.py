@@ -14,10 +14,11 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.storages import RDBStorage
+from optuna.storages import RDBStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import NothingToDoError, StorageError
@@ -26,6 +27,13 @@ from search.paths import StudyPaths
 BUSY_TIMEOUT_SECONDS = 120
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 MAX_ATTEMPTS = 3
+_HINTS: Mapping[str, str] = {
+    "malformed": "put back a copy, or save what is left of it with `sqlite3 FILE .recover`",
+    "disk is full": "free some space, then `python -m search resume` goes on",
+    "readonly": "expected a file and a folder that can be written",
+    "is locked": f"another process has held it for more than {BUSY_TIMEOUT_SECONDS} s",
+}
+"""From SQLite's words to what can be done."""
 
 
 class SQLiteStorage(RDBStorage):
@@ -54,6 +62,7 @@ class SQLiteStorage(RDBStorage):
 
     def _tune_connections(self) -> None:
         event.listen(self.engine, "connect", _set_pragmas)
+        event.listen(self.engine, "handle_error", _explain)
         self.engine.dispose()  # drops the connections that were made before the listener
 
     def set_trial_state_values(
@@ -107,7 +116,7 @@ def create_study(
         storage.remove_session()
         storage.engine.dispose()  # the last connection to close empties the write-ahead log
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise StorageError(f"{paths.database}: cannot be made: {_first_line(error)}.") from error
+        raise StorageError(f"{paths.database}: cannot be made: {_reason(error)}.") from error
     unfinished.replace(paths.database)
 
 
@@ -137,15 +146,16 @@ def open_study(
             "`python -m search list` shows those there are."
         )
     try:
+        storage = get_storage(SQLiteStorage(paths.database, paths.trial_lock))
+        names = [study.study_name for study in storage.get_all_studies()]
+        if paths.name not in names:
+            raise StorageError(f"{paths.database}: {_other_name(paths, names)}")
         return optuna.load_study(
-            storage=SQLiteStorage(paths.database, paths.trial_lock),
-            study_name=paths.name,
-            sampler=sampler,
-            pruner=pruner,
+            storage=storage, study_name=paths.name, sampler=sampler, pruner=pruner
         )
-    except (SQLAlchemyError, sqlite3.Error, KeyError, RuntimeError) as error:
+    except (SQLAlchemyError, sqlite3.Error, RuntimeError) as error:
         raise StorageError(
-            f"{paths.database}: not the database of study {paths.name!r}: {_first_line(error)}."
+            f"{paths.database}: not the database of study {paths.name!r}: {_reason(error)}."
         ) from error
 
 
@@ -252,5 +262,34 @@ def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     cursor.close()
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else repr(error)
+def _explain(context: ExceptionContext) -> None:
+    """Say in one line what is wrong with a database that was fine when it was opened.
+
+    Optuna would say `An exception is raised during the commit`, whatever it is: a damaged page, a
+    full disk, a lock that was not given up. What Optuna itself handles is left to it.
+
+    Raises:
+        StorageError: With the file and SQLite's own words.
+    """
+    error = context.original_exception
+    handled = isinstance(error, sqlite3.IntegrityError) or "too many SQL" in str(error)
+    if isinstance(error, sqlite3.DatabaseError) and not handled:
+        file = context.engine.url.database if context.engine else "the database"
+        raise StorageError(f"{file}: cannot be used: {_reason(error)}.") from error
+
+
+def _other_name(paths: StudyPaths, names: Sequence[str]) -> str:
+    """Say which studies a database holds instead of the one that its folder is named after."""
+    if not names:
+        return "holds no study; move its folder away, and the same `run` begins anew."
+    folder = paths.folder.with_name(names[0])
+    return f"holds study {names[0]!r}, not {paths.name!r}; rename its folder to {str(folder)!r}."
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what a library said, and what can be done about it."""
+    original = getattr(error, "orig", None) or error  # SQLAlchemy wraps the error of the driver
+    text = str(original).strip() or repr(original)
+    line = text.splitlines()[0].rstrip(".")
+    hints = [hint for words, hint in _HINTS.items() if words in line]
+    return "; ".join([line, *hints])

@@ -16,6 +16,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(words)}."
 
 
+def n_of(n_finished: int, n_asked: int) -> str:
+    """Return `6 of 20`, or `100` where a study has more than somebody asks of it now."""
+    return f"{n_finished} of {n_asked}" if n_finished <= n_asked else str(n_finished)
+
+
 def program() -> str:
     """Return how this program was called: `concertino`, or `python -m search`."""
     return "concertino" if Path(sys.argv[0]).name == "concertino" else "python -m search"

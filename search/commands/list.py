@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from search.paths import DEFAULT_STUDIES
+from search.words import n_of
 
 
 def main(
@@ -33,4 +34,4 @@ def main(
             print(f"{row['study']:<24} {row['problem']}")
             continue
         best = "" if row["best"] is None else f"best log-loss {row['best']['log_loss']:.4f}"
-        print(f"{row['study']:<24} {row['finished']:>5} of {row['trials']} trials  {best}")
+        print(f"{row['study']:<24} {n_of(row['finished'], row['trials']):>12} trials  {best}")

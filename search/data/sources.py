@@ -43,6 +43,8 @@ def list_dataset(request: DataRequest) -> Listing:
         DataError: Nothing has this name, or what has it is no data set; the message says in one
             line what is wrong, what was got, and what would be right.
     """
+    if not request.data.strip():
+        raise DataError(f"--data: expected a folder, a file or a data set, got {request.data!r}.")
     name = request.data.lower().replace("_", "-")
     if name == DIGITS:
         return read_digits()
@@ -60,12 +62,15 @@ def _unknown(data: str, path: Path) -> str:
     """Say what is wrong with a name that leads nowhere."""
     if path.is_file():
         return f"{data}: expected a folder, a .csv or an .npz file; unpack an archive first."
-    looks_like_path = path.suffix or len(path.parts) > 1
-    if looks_like_path and path.parent.is_dir():
-        beside = [entry.name for entry in path.parent.iterdir()]
-        near = difflib.get_close_matches(path.name, beside, n=1)
-        hint = f"; did you mean {str(path.parent / near[0])!r}?" if near else "."
-        return f"{data}: no such file or folder{hint}"
-    if looks_like_path:
+    looks_like_path = path.suffix or path.name != data
+    if not path.parent.is_dir():
         return f"{data}: no such file or folder; {path.parent} is not there either."
-    return f"{data}: no such folder, file or data set{suggestion(data, [DIGITS, *SETS])}"
+    beside = [entry.name for entry in path.parent.iterdir()]
+    known = [] if looks_like_path else [DIGITS, *SETS]
+    kinds = "file or folder" if looks_like_path else "folder, file or data set"
+    wrong = f"{data}: no such {kinds}"
+    near = difflib.get_close_matches(path.name, [*known, *beside], n=1)
+    if near:
+        meant = near[0] if near[0] in known else str(path.parent / near[0])
+        return f"{wrong}; did you mean {meant!r}?"
+    return f"{wrong}." if looks_like_path else f"{wrong}{suggestion(data, known)}"

@@ -309,4 +309,7 @@ def _check_what_is_left(listing: Listing, decoded: Decoded) -> None:
     left = np.bincount(listing.labels[decoded.rows], minlength=len(listing.class_names))
     if not left.all():
         empty = listing.class_names[int(left.argmin())]
-        raise DataError(f"{listing.source}: no picture of class {empty!r} can be read.")
+        raise DataError(
+            f"{listing.source}: no picture of class {empty!r} can be read; mend its files, or "
+            "leave the class out."
+        )

@@ -32,7 +32,9 @@ def test_a_name_a_folder_a_table_and_arrays_are_told_apart(
     [
         ("digitz", "no such folder, file or data set; did you mean 'digits'"),
         ("zzzz", "no such folder, file or data set; known are cifar10, .*, usps"),
-        ("pictrues/", "no such folder, file or data set"),
+        ("pictrues", "no such folder, file or data set; did you mean 'pictures'"),
+        ("./pictrues", "no such file or folder; did you mean 'pictures'"),
+        (" ", "--data: expected a folder, a file or a data set, got ' '"),
         ("./pictrues/x", "no such file or folder; pictrues is not there either"),
         ("pictures/tables.csv", "no such file or folder; did you mean 'pictures/table.csv'"),
         ("pictures/qq.csv", r"no such file or folder\."),
