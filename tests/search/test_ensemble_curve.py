@@ -9,7 +9,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from runs import make_tiny_study
 
 from ensembles.builder import build
-from ensembles.pool import Pool
+from ensembles.metrics import log_loss
+from ensembles.pool import Pool, split_in_folds
 from search import ensemble_curve
 from search.curve_points import CurvePoint, read_curve
 from search.data.roles import read_roles
@@ -258,19 +259,27 @@ def make_pool(labels: np.ndarray) -> Pool:
 
 def test_a_fit_does_not_see_the_images_that_it_is_scored_on() -> None:
     labels = np.arange(400) % 4
+    folds = split_in_folds(labels, n_folds=2, seed=1)
+    changed = np.where(folds == 1, 3 - labels, labels)
+
     honest = cross_fit(make_pool(labels), method="llp", max_members=3, seed=1)
-    seen, unseen = ensemble_curve._halve(labels, 1)
+    half = make_pool(changed).select_images(np.flatnonzero(folds == 0))
 
-    # Classes of the other half are changed in pairs, so that the halves stay what they are.
-    changed = labels.copy()
-    for first, second in ((0, 1), (2, 3)):
-        rows = unseen[np.isin(labels[unseen], (first, second))]
-        changed[rows] = np.random.default_rng(0).permutation(labels[rows])
-    np.testing.assert_array_equal(ensemble_curve._halve(labels, 1)[0], seen)
-    fitted = build(make_pool(changed).select_images(seen), method="llp", max_members=3, seed=1)
-
-    assert fitted == honest.fits[0]
+    assert build(half, method="llp", max_members=3, seed=1) == honest.fits[0]
     assert honest.fits[0] != honest.fits[1]
+
+
+def test_an_image_is_scored_by_the_fit_on_the_other_half() -> None:
+    pool = make_pool(np.arange(400) % 4)
+    folds = split_in_folds(pool.labels, n_folds=2, seed=1)
+
+    fitted = cross_fit(pool, method="soft", max_members=3, seed=1)
+
+    losses = [
+        log_loss(fitted.fits[1 - half].predict(part), part.labels)
+        for half, part in enumerate(pool.select_images(np.flatnonzero(folds == h)) for h in (0, 1))
+    ]
+    assert fitted.score.log_loss == pytest.approx(np.mean(losses), abs=1e-5)
 
 
 def test_models_that_know_nothing_gain_nothing_when_cross_fitted() -> None:
