@@ -62,7 +62,10 @@ class StudyConfig(BaseModel):
         None, description="Longest time of one trial; its best epoch is kept."
     )
     workers: int | None = Field(
-        None, ge=1, description="Worker processes; default: one per GPU, or one per CPU core."
+        None,
+        ge=1,
+        le=1024,
+        description="Worker processes; default: one per GPU, or one per CPU core.",
     )
     devices: str = Field("auto", description="auto, cpu, or a list such as cuda:0,cuda:1.")
     seed: int = Field(0, ge=0, description="Fixes the roles, the samples and the trainings.")

@@ -14,7 +14,7 @@ from search.live import LiveView
 from search.record import StudyRecord
 from search.reporting import print_best, print_ensemble, print_next_commands
 from search.running import Observer, RunResult, run_study
-from search.words import command
+from search.words import command, n_of
 
 N_NAMED = 10
 """Files that are named on the screen."""
@@ -58,7 +58,7 @@ def run_and_report(given: StudyConfig, *, studies: Path, json: bool) -> int:
 def _print_report(console: Console, result: RunResult, studies: Path) -> None:
     counts = result.study.counts()
     console.print(
-        f"study {result.study.name}: {counts.finished} of {result.study.record.config.trials} "
+        f"study {result.study.name}: {n_of(counts.finished, result.study.record.config.trials)} "
         f"trials finished ({counts.complete} complete, {counts.pruned} pruned) "
         f"after {format_duration(result.seconds)}",
         highlight=False,

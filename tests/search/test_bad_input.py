@@ -48,6 +48,7 @@ FLAGS = [
     ("run --budget=-5m", "--budget: expected a time such as 90s, 15m or 1h30m, got '-5m'"),
     ("run --trial-timeout 0s", "--trial-timeout: expected a time such as 90s"),
     ("run --workers 0", "--workers: Input should be greater than or equal to 1"),
+    ("run --workers 99999", "--workers: Input should be less than or equal to 1024, got '99999'"),
     ("run --seed -1", "--seed: Input should be greater than or equal to 0, got '-1'"),
     ("run --seed 1 --seed 2", "Parameter --seed specified multiple times"),
     ("run --image-size 2", "--image-size: Input should be greater than or equal to 4, got '2'"),
