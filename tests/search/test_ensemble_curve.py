@@ -1,4 +1,5 @@
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from runs import make_tiny_study
 
 from ensembles.builder import build
 from ensembles.metrics import log_loss
@@ -16,6 +16,7 @@ from search.curve_points import CurvePoint, read_curve
 from search.data.roles import read_roles
 from search.data.store import open_store
 from search.ensemble_curve import EnsembleCurve, cross_fit
+from search.paths import StudyPaths
 from search.storage import open_study
 from search.study import Study
 
@@ -60,8 +61,10 @@ def make_trial(
 
 
 @pytest.fixture
-def acted(tmp_path: Path) -> Acted:
-    return Acted(study=make_tiny_study(tmp_path))
+def acted(tmp_path: Path, unstarted: Study) -> Acted:
+    paths = StudyPaths(tmp_path / unstarted.name)
+    shutil.copytree(unstarted.paths.folder, paths.folder)
+    return Acted(study=Study(paths=paths, record=unstarted.record))
 
 
 @pytest.fixture
