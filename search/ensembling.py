@@ -7,6 +7,7 @@ the study counts how often.
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -155,6 +156,13 @@ def read_ensemble(paths: StudyPaths) -> EnsembleResult:
             f"{paths.ensemble}: cannot be read ({error}); `python -m search ensemble` writes it "
             "anew."
         ) from error
+
+
+def ens_pool(study: Study, trial_numbers: Sequence[int]) -> Pool:
+    """Return the predictions of some trials for the ens role, in the order asked for."""
+    by_number = {trial.number: trial for trial in study.trials()}
+    trials = [by_number[number] for number in trial_numbers]
+    return _pool(study.paths, study.record, trials, "ens")
 
 
 def _candidates(study: Study) -> list[FrozenTrial]:

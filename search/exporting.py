@@ -1,22 +1,48 @@
 """From the ensemble of a study to a bundle."""
 
 import platform
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from ensembles.builder import Ensemble
+from ensembles.cascade_fitting import can_cascade, fit_cascade
+from ensembles.conformal import fit_conformal, fit_rejection
+from ensembles.cross_fitting import cross_fitted_predictions
 from ensembles.errors import EnsembleError
 from ensembles.export import BundleContents, summarize_report, write_bundle
 from ensembles.manifest import Manifest, Provenance
 from ensembles.members import Member
 from ensembles.methods import Method
-from search.ensembling import read_ensemble
+from ensembles.pool import Pool
+from search.ensembling import Selection, ens_pool, read_ensemble
 from search.predictions import read_weights
+from search.seeding import derive_seed
 from search.study import Study
 from spaces.recipe import recipe_from_json
 
+ALPHA = 0.1
+"""Share of pictures whose set of possible classes may miss the true one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promises:
+    """What a bundle shall promise of its predictions; all is fitted on the ens role."""
+
+    alpha: float | None = None
+    """Share of pictures whose set may miss the true class; None: 0.1, where there are enough
+    images for it."""
+    target_accuracy: float | None = None
+    """Of the pictures that are answered; None: all are."""
+
 
 def export_study(
-    study: Study, folder: Path, *, method: Method | None = None, overwrite: bool = False
+    study: Study,
+    folder: Path,
+    *,
+    method: Method | None = None,
+    promises: Promises | None = None,
+    overwrite: bool = False,
 ) -> Manifest:
     """Write the best of a study as one folder.
 
@@ -25,6 +51,7 @@ def export_study(
         folder: Where to write.
         method: What to export; default: the chosen ensemble where the test role established that
             it is better, else the best single model.
+        promises: What the bundle shall promise; default: sets for `ALPHA`, if it can.
         overwrite: Replace an older bundle.
 
     Returns:
@@ -32,7 +59,7 @@ def export_study(
 
     Raises:
         NothingToDoError: The study has no ensemble yet.
-        EnsembleError: The method was not built.
+        EnsembleError: The method was not built, or a promise cannot be kept.
         SearchError: The weights of a member are gone.
         BundleError: The folder cannot be written.
     """
@@ -49,6 +76,8 @@ def export_study(
         for trial in study.trials()
         if trial.number in selection.trial_numbers
     }
+    pool = ens_pool(study, selection.trial_numbers)
+    ensemble = _ensemble_of(selection, pool)
     contents = BundleContents(
         members=[
             Member(
@@ -63,8 +92,53 @@ def export_study(
         image_input=study.record.image_input,
         provenance=_provenance(study),
         report=summarize_report(result.report, exported=chosen),
+        cascade=fit_cascade(ensemble, pool) if can_cascade(ensemble) else None,
     )
+    contents = _with_promises(contents, study, pool, chosen, promises or Promises())
     return write_bundle(folder, contents, overwrite=overwrite)
+
+
+def _ensemble_of(selection: Selection, pool: Pool) -> Ensemble:
+    return Ensemble(
+        method=selection.combination.method,
+        members=tuple(range(len(selection.trial_numbers))),
+        names=pool.names,
+        combination=selection.combination,
+        n_images=pool.n_images,
+    )
+
+
+def _with_promises(
+    contents: BundleContents, study: Study, pool: Pool, method: Method, promises: Promises
+) -> BundleContents:
+    """Fit sets and the threshold of answers on predictions that the fit did not see.
+
+    The weights of the members are fitted anew without each fifth of the ens role; the members
+    themselves were chosen on all of it, five of some dozens, which moves little.
+    """
+    if contents.combination.space == "vote":
+        if promises.alpha is not None or promises.target_accuracy is not None:
+            raise EnsembleError(
+                "votes are no probabilities, so they promise nothing; export another method, "
+                "or leave --alpha and --target-accuracy out."
+            )
+        return contents
+    predictions = cross_fitted_predictions(
+        pool,
+        method=method,
+        max_members=pool.n_models,
+        seed=derive_seed(study.record.config.seed, "promises"),
+    )
+    alpha = ALPHA if promises.alpha is None else promises.alpha
+    enough = promises.alpha is not None or pool.n_images >= 1 / ALPHA - 1
+    target = promises.target_accuracy
+    return replace(
+        contents,
+        conformal=fit_conformal(predictions, pool.labels, alpha=alpha) if enough else None,
+        rejection=fit_rejection(predictions, pool.labels, target_accuracy=target)
+        if target is not None
+        else None,
+    )
 
 
 def _provenance(study: Study) -> Provenance:

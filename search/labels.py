@@ -4,13 +4,15 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
+from ensembles.bundle import Bundle, Prediction
+from search.errors import ConfigError
 from search.inference import printable
 from search.paths import written_whole
 
@@ -44,6 +46,8 @@ class Labels:
     """None if no class is likely enough."""
     ranking: tuple[tuple[str, float], ...]
     """Classes and probabilities, the most likely first."""
+    possible: tuple[str, ...] | None = None
+    """Classes that it may have, the most likely first; None if nobody asked."""
 
 
 Write: TypeAlias = Callable[[Sequence[Labels]], None]
@@ -75,6 +79,67 @@ def rank_classes(
     return Labels(file=file, label=label if probability >= threshold else None, ranking=ranking)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Promises:
+    """What is asked of a bundle besides probabilities."""
+
+    sets: bool = False
+    """The classes that a picture may have."""
+    reject: bool = False
+    """No label where the bundle does not answer for it."""
+    cascade: bool = False
+    """Members that run one after another, until they are sure."""
+
+    def __post_init__(self) -> None:
+        """Refuse what nobody promises.
+
+        Raises:
+            ConfigError: A promise is asked of a cascade.
+        """
+        if self.cascade and (self.sets or self.reject):
+            raise ConfigError(
+                "--sets and --reject promise something of the whole ensemble; leave --cascade out."
+            )
+
+    def check(self, bundle: Bundle) -> None:
+        """Refuse a bundle that cannot do what is asked.
+
+        Raises:
+            ConfigError: It carries no sets, or no threshold.
+        """
+        if self.sets and bundle.manifest.conformal is None:
+            raise ConfigError(
+                f"--sets: {bundle.folder} promises no sets; `export --alpha 0.1` adds them."
+            )
+        if self.reject and bundle.manifest.rejection is None:
+            raise ConfigError(
+                f"--reject: {bundle.folder} answers for every picture; "
+                "`export --target-accuracy 0.95` changes that."
+            )
+
+    def label(
+        self,
+        prediction: Prediction,
+        class_names: Sequence[str],
+        *,
+        n_ranked: int,
+        threshold: float,
+    ) -> Labels:
+        """Return the label of a picture that could be read; see `rank_classes`."""
+        labels = rank_classes(
+            str(prediction.source),
+            prediction.probabilities,
+            class_names,
+            n_ranked=n_ranked,
+            threshold=threshold,
+        )
+        return replace(
+            labels,
+            label=labels.label if prediction.is_answered or not self.reject else None,
+            possible=prediction.possible_classes if self.sets else None,
+        )
+
+
 @contextmanager
 def open_writers(
     stdout: Stream,
@@ -83,6 +148,7 @@ def open_writers(
     output: Path | None,
     columns: Sequence[str],
     n_ranked: int | None,
+    with_sets: bool = False,
 ) -> Iterator[Write]:
     """Open what `predict` writes to.
 
@@ -92,6 +158,7 @@ def open_writers(
         output: A file to write, `.csv` or `.jsonl`; it appears when the block ends well.
         columns: Names of the classes.
         n_ranked: How many of them are in each row; None: all, a column for each in a CSV file.
+        with_sets: Whether a CSV file has a column for the classes that are possible.
 
     Yields:
         A function that writes a batch of rows.
@@ -110,7 +177,9 @@ def open_writers(
             )
             is_csv = output.suffix == ".csv"
             writers.append(
-                csv_writer(file, columns, n_ranked) if is_csv else json_lines_writer(file)
+                csv_writer(file, columns, n_ranked, with_sets=with_sets)
+                if is_csv
+                else json_lines_writer(file)
             )
 
         def write(batch: Sequence[Labels]) -> None:
@@ -131,21 +200,25 @@ def json_lines_writer(stream: Stream) -> Write:
     return write
 
 
-def csv_writer(stream: Stream, class_names: Sequence[str], n_ranked: int | None) -> Write:
+def csv_writer(
+    stream: Stream, class_names: Sequence[str], n_ranked: int | None, *, with_sets: bool = False
+) -> Write:
     """Write one row for each picture, after a row of names.
 
     Args:
         stream: Opened with `newline=""`.
         class_names: Names in the order of the columns.
         n_ranked: Number of the most likely classes in each row; None: a column for each class.
+        with_sets: Whether there is a column for the classes that are possible, with a bar between.
     """
     rows = csv.writer(stream)
+    sets = ["set"] if with_sets else []
     if n_ranked is None:
         ending = [f"p({name})" for name in class_names]
     else:
         places = range(2, n_ranked + 1)
         ending = [name for place in places for name in (f"label_{place}", f"probability_{place}")]
-    rows.writerow(["file", "label", "probability", *ending])
+    rows.writerow(["file", "label", "probability", *sets, *ending])
 
     def write(batch: Sequence[Labels]) -> None:
         for labels in batch:
@@ -159,7 +232,8 @@ def csv_writer(stream: Stream, class_names: Sequence[str], n_ranked: int | None)
                     for text in (name, _number(probability))
                 ]
             best = labels.ranking[0][1]
-            rows.writerow([labels.file, labels.label or "", _number(best), *rest])
+            possible = ["|".join(labels.possible or ())] if with_sets else []
+            rows.writerow([labels.file, labels.label or "", _number(best), *possible, *rest])
 
     return write
 
@@ -211,24 +285,33 @@ def terminal_writer() -> Write:
 
 
 def _document(labels: Labels) -> Mapping[str, object]:
+    possible = {} if labels.possible is None else {"set": list(labels.possible)}
     return {
         "schema": SCHEMA,
         "file": labels.file,
         "label": labels.label,
         "probability": labels.ranking[0][1],
+        **possible,
         "probabilities": dict(labels.ranking),
     }
 
 
 def _cells(labels: Labels) -> tuple[str, str, str, str]:
     unsure = labels.label is None
-    following = labels.ranking if unsure else labels.ranking[1:]
     return (
         printable(labels.file),
         UNSURE if unsure else printable(labels.ranking[0][0]),
         f"{labels.ranking[0][1]:.4f}",
-        ", ".join(f"{printable(name)} {probability:.3f}" for name, probability in following),
+        _remark(labels),
     )
+
+
+def _remark(labels: Labels) -> str:
+    """Return the set of possible classes if there is one, else the classes that follow."""
+    if labels.possible is not None:
+        return "{" + ", ".join(map(printable, labels.possible)) + "}"
+    following = labels.ranking if labels.label is None else labels.ranking[1:]
+    return ", ".join(f"{printable(name)} {probability:.3f}" for name, probability in following)
 
 
 def _number(probability: float) -> str:

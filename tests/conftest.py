@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,7 @@ def write_tiny_bundle(tmp_path: Path) -> WriteBundle:
         channels: int = 3,
         weights: tuple[float, ...] = (0.25, 0.75),
         overwrite: bool = False,
+        **extras: Any,
     ) -> Path:
         n_members = len(weights)
         contents = BundleContents(
@@ -74,6 +76,7 @@ def write_tiny_bundle(tmp_path: Path) -> WriteBundle:
                 ),
                 verdict="Not distinguishable from the single model.",
             ),
+            **extras,
         )
         folder = tmp_path / name
         write_bundle(folder, contents, overwrite=overwrite)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from ensembles.methods import Method
 from search.paths import DEFAULT_STUDIES
@@ -18,6 +19,8 @@ def main(
     out: Path = Path("model"),
     method: Method | None = None,
     force_ensemble: Annotated[bool, Parameter(negative="")] = False,
+    alpha: Annotated[float | None, Parameter(validator=Number(gt=0, lt=1))] = None,
+    target_accuracy: Annotated[float | None, Parameter(validator=Number(gt=0, lt=1))] = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     studies: Annotated[Path, Parameter(env_var="CONCERTINO_STUDIES")] = DEFAULT_STUDIES,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -29,12 +32,16 @@ def main(
         out: Folder to write.
         method: Export this method whatever the verdict.
         force_ensemble: Export the chosen ensemble even where it is not established to be better.
+        alpha: Share of pictures whose set of possible classes may miss the true one
+            (`predict --sets`); default: 0.1.
+        target_accuracy: Answer only for pictures that are sure enough for their labels to be
+            right this often (`predict --reject`); default: answer for all.
         overwrite: Replace an older bundle.
         studies: Folder of studies.
         json: Print one JSON document.
     """
     from search.ensembling import read_ensemble  # noqa: PLC0415  # --help needs none of these
-    from search.exporting import export_study  # noqa: PLC0415
+    from search.exporting import Promises, export_study  # noqa: PLC0415
     from search.study import load_study  # noqa: PLC0415
 
     study = load_study(name, studies=studies)
@@ -42,7 +49,8 @@ def main(
     if method is None and force_ensemble:
         method = result.report.choice
     chosen = method or result.worth_exporting
-    manifest = export_study(study, out, method=chosen, overwrite=overwrite)
+    promises = Promises(alpha=alpha, target_accuracy=target_accuracy)
+    manifest = export_study(study, out, method=chosen, promises=promises, overwrite=overwrite)
     n_bytes = sum(member.n_bytes for member in manifest.members)
     if json:
         document = {

@@ -12,7 +12,8 @@ from search.errors import ConfigError, NothingToDoError
 
 _PARTS_MISSING = 5
 _N_IN_TABLE = 3
-_FLAGS = ("--json", "--output", "--top-k", "--threshold", "--batch-size", "--device", "--help")
+_FLAGS = ("--json", "--output", "--top-k", "--threshold", "--sets", "--reject", "--cascade",
+          "--batch-size", "--device", "--help")  # fmt: skip
 
 
 def main(
@@ -23,6 +24,9 @@ def main(
     output: Path | None = None,
     top_k: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     threshold: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.0,
+    sets: Annotated[bool, Parameter(negative="")] = False,
+    reject: Annotated[bool, Parameter(negative="")] = False,
+    cascade: Annotated[bool, Parameter(negative="")] = False,
     batch_size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     device: str = "auto",
 ) -> int:
@@ -36,6 +40,11 @@ def main(
         output: Write F.csv or F.jsonl instead of printing a table.
         top_k: How many of the most likely classes to give; default: 3 in the table, all elsewhere.
         threshold: Give no label to a picture whose most likely class is less likely than this.
+        sets: Give the classes that a picture may have, so that as many pictures have the true one
+            among them as the model promises.
+        reject: Give no label where the model does not answer for it.
+        cascade: Run the members one after another, and stop when they are sure: much cheaper,
+            a little less accurate; the promises of --sets and --reject are not for it.
         batch_size: Pictures to run at once; default: by their size.
         device: auto, cpu, cuda or, for example, cuda:1.
     """
@@ -49,19 +58,22 @@ def main(
     pictures = find_pictures(paths, sys.stdin, complain=complaints.add)
     first = next(pictures, None)
     if first is None:
-        raise NothingToDoError(f"no picture found in {', '.join(paths) or 'no files'}.")
+        where = f" in {', '.join(paths)}" if paths else "; name files, folders or patterns"
+        raise NothingToDoError(f"no picture found{where}.")
 
     from ensembles.bundle import load_bundle  # noqa: PLC0415
     from search.inference import choose_device, picture_counter  # noqa: PLC0415
-    from search.labels import open_writers, rank_classes  # noqa: PLC0415
+    from search.labels import Promises, open_writers  # noqa: PLC0415
 
+    promises = Promises(sets=sets, reject=reject, cascade=cascade)
     loaded = load_bundle(bundle, device=choose_device(device))
+    promises.check(loaded)
     prints_table = not json and output is None
     n_ranked = min(top_k or len(loaded.classes), len(loaded.classes))
     if prints_table and top_k is None:
         n_ranked = min(_N_IN_TABLE, n_ranked)
     size = batch_size or loaded.default_batch_size
-    predictions = loaded.predict_each(chain([first], pictures), batch_size=size)
+    predictions = loaded.predict_each(chain([first], pictures), batch_size=size, cascade=cascade)
     with (
         picture_counter(visible=not prints_table and sys.stderr.isatty()) as show_count,
         open_writers(
@@ -70,6 +82,7 @@ def main(
             output=output,
             columns=loaded.classes,
             n_ranked=n_ranked if top_k else None,
+            with_sets=sets,
         ) as write,
     ):
         while batch := list(islice(predictions, size)):
@@ -78,13 +91,7 @@ def main(
                     complaints.add(str(each.source), each.problem)
             write(
                 [
-                    rank_classes(
-                        str(each.source),
-                        each.probabilities,
-                        loaded.classes,
-                        n_ranked=n_ranked,
-                        threshold=threshold,
-                    )
+                    promises.label(each, loaded.classes, n_ranked=n_ranked, threshold=threshold)
                     for each in batch
                     if not each.problem
                 ]

@@ -13,6 +13,9 @@ import torch
 from PIL import Image
 
 from ensembles.bundle import load_bundle
+from ensembles.cascade import Cascade, Stage
+from ensembles.combination import Combination
+from ensembles.conformal import Conformal, Rejection
 from ensembles.errors import BundleError
 from ensembles.images import ImageError
 
@@ -285,4 +288,80 @@ def test_a_self_test_of_another_shape_is_refused(write_tiny_bundle: WriteBundle)
     change_tensors(folder, "self_test.safetensors", images=torch.zeros(3, 4, 4, 3))
 
     with pytest.raises(BundleError, match=r"images must be torch.uint8"):
+        load_bundle(folder)
+
+
+def make_cascade(threshold: float) -> Cascade:
+    """Return a cascade of the tiny bundle's members, the second one first."""
+    alone = Combination(method="greedy", space="probability", weights=(1.0,))
+    both = Combination(method="greedy", space="probability", weights=(0.75, 0.25))
+    return Cascade(
+        order=(1, 0),
+        stages=(
+            Stage(combination=alone, threshold=threshold),
+            Stage(combination=both, threshold=0.0),
+        ),
+    )
+
+
+def test_a_cascade_stops_for_the_sure_and_ends_with_the_ensemble_for_the_rest(
+    write_tiny_bundle: WriteBundle,
+) -> None:
+    pictures = make_pictures(40)
+    second = load_bundle(write_tiny_bundle("second", weights=(0.0, 1.0))).predict(pictures)
+    threshold = float(np.median(second.max(axis=1)))
+    bundle = load_bundle(write_tiny_bundle(cascade=make_cascade(threshold)))
+
+    found = list(bundle.predict_each(pictures, cascade=True, batch_size=7))
+
+    sure = second.max(axis=1) >= threshold
+    assert [each.n_members_run for each in found] == [1 if each else 2 for each in sure]
+    expected = np.where(sure[:, None], second, bundle.predict(pictures))
+    np.testing.assert_allclose([each.probabilities for each in found], expected, atol=1e-6)
+    assert 0 < sure.sum() < len(sure)
+
+
+def test_without_being_asked_for_the_cascade_does_not_run(write_tiny_bundle: WriteBundle) -> None:
+    pictures = make_pictures(3)
+    plain = load_bundle(write_tiny_bundle("plain"))
+    bundle = load_bundle(write_tiny_bundle(cascade=make_cascade(0.0)))
+
+    np.testing.assert_allclose(bundle.predict(pictures), plain.predict(pictures), atol=1e-6)
+    assert {each.n_members_run for each in bundle.predict_each(pictures)} == {None}
+    with pytest.raises(BundleError, match="has no cascade"):
+        list(plain.predict_each(pictures, cascade=True))
+
+
+def test_sets_and_answers_are_those_of_the_thresholds(write_tiny_bundle: WriteBundle) -> None:
+    pictures = make_pictures(30)
+    rows = load_bundle(write_tiny_bundle("plain")).predict(pictures)
+    lowest, highest = float(np.quantile(rows, 0.3)), float(np.median(rows.max(axis=1)))
+    bundle = load_bundle(
+        write_tiny_bundle(
+            conformal=Conformal(alpha=0.1, threshold=lowest, n_images=100),
+            rejection=Rejection(
+                threshold=highest, target_accuracy=0.9, coverage=0.5, n_images=100
+            ),
+        )
+    )
+
+    found = list(bundle.predict_each(pictures))
+
+    for each, row in zip(found, rows, strict=True):
+        order = np.argsort(-row)
+        wanted = tuple(bundle.classes[index] for index in order if row[index] >= lowest)
+        assert each.possible_classes == (wanted or (bundle.classes[order[0]],))
+        assert each.is_answered == (row.max() >= highest)
+
+
+def test_a_cascade_that_does_not_fit_its_members_is_refused(
+    write_tiny_bundle: WriteBundle,
+) -> None:
+    folder = write_tiny_bundle(cascade=make_cascade(0.5))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["cascade"]["order"] = [0]
+    manifest["cascade"]["stages"] = [{**manifest["cascade"]["stages"][0], "threshold": 0.0}]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(BundleError, match="cascade: 1 positions for 2 members"):
         load_bundle(folder)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from runs import Finished
 
+from ensembles.bundle import load_bundle
 from ensembles.errors import EnsembleError
 from search.cli import main
 from search.data.roles import read_roles
@@ -150,3 +151,31 @@ def test_lost_weights_and_methods_that_were_not_built_are_named(
     with pytest.raises(EnsembleError, match="method 'stack' was not built for this study; there"):
         export_study(study, tmp_path / "model", method="stack")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_a_bundle_promises_what_it_was_told_to(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = str(finished.shell.studies)
+    words = ["export", "whole", "--force-ensemble", "--studies", studies, "--out"]
+
+    assert main([*words, str(tmp_path / "plain")]) == 0
+    assert (
+        main([*words, str(tmp_path / "told"), "--alpha", "0.2", "--target-accuracy", "0.1"]) == 0
+    )
+    assert main([*words, str(tmp_path / "no"), "--alpha", "0.0001"]) == 1
+
+    plain = load_bundle(tmp_path / "plain").manifest
+    told = load_bundle(tmp_path / "told").manifest
+    assert plain.conformal is not None
+    assert plain.conformal.alpha == 0.1
+    assert plain.rejection is None
+    assert told.conformal is not None
+    assert told.conformal.alpha == 0.2
+    assert told.conformal.threshold >= plain.conformal.threshold
+    assert told.rejection is not None
+    assert told.rejection.target_accuracy == 0.1
+    assert (told.cascade is None) == (len(told.members) == 1)
+    assert "alpha 0.0001 needs at least 9999 images" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()

@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 
 from ensembles.bundle import load_bundle
+from ensembles.cascade import Cascade, Stage
+from ensembles.combination import Combination
+from ensembles.conformal import Conformal, Rejection
 from search.cli import main
 
 WriteBundle = Callable[..., Path]
@@ -290,3 +293,90 @@ def test_a_terminal_gets_a_table_with_one_heading(
     assert code == 0
     assert all(shown.count(heading) == 1 for heading in ("label", "probability", "next"))
     assert all(name in shown for name in ("2.png", "10.png", "3.png"))
+
+
+@pytest.fixture
+def promising(write_tiny_bundle: WriteBundle) -> Path:
+    """Return a bundle that promises sets of all classes and answers for nothing."""
+    alone = Combination(method="greedy", space="probability", weights=(1.0,))
+    both = Combination(method="greedy", space="probability", weights=(0.25, 0.75))
+    return write_tiny_bundle(
+        "promising",
+        conformal=Conformal(alpha=0.1, threshold=0.0, n_images=100),
+        rejection=Rejection(threshold=1.0, target_accuracy=0.9, coverage=0.1, n_images=100),
+        cascade=Cascade(
+            order=(0, 1),
+            stages=(
+                Stage(combination=alone, threshold=0.0),
+                Stage(combination=both, threshold=0.0),
+            ),
+        ),
+    )
+
+
+def test_sets_are_in_every_form_of_output(
+    photos: Path, promising: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["predict", str(promising), str(photos / "2.png"), "--sets"]
+
+    main([*words, "--json"])
+    (line,) = documents(capsys.readouterr().out)
+    main(words)
+    text = capsys.readouterr().out
+    main([*words, "--output", str(tmp_path / "all.csv")])
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "all.csv").read_text()))
+
+    possible = line["set"]
+    assert isinstance(possible, list)
+    assert sorted(possible) == ["cat", "dog", "owl"]
+    assert possible[0] == line["label"]
+    assert text.rstrip().endswith("{" + ", ".join(possible) + "}")
+    assert row["set"] == "|".join(possible)
+
+
+def test_a_picture_that_is_not_answered_for_has_no_label(
+    photos: Path, promising: Path, capsys: Capture
+) -> None:
+    words = ["predict", str(promising), str(photos / "2.png"), "--json"]
+
+    main(words)
+    (answered,) = documents(capsys.readouterr().out)
+    main([*words, "--reject"])
+    (rejected,) = documents(capsys.readouterr().out)
+
+    assert answered["label"] is not None
+    assert "set" not in answered
+    assert rejected["label"] is None
+    assert rejected["probabilities"] == answered["probabilities"]
+
+
+def test_a_cascade_may_stop_at_the_first_member(
+    photos: Path, promising: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    first = load_bundle(write_tiny_bundle("first", weights=(1.0,)))
+
+    main(["predict", str(promising), str(photos / "2.png"), "--json", "--cascade"])
+
+    (line,) = documents(capsys.readouterr().out)
+    assert line["probability"] == pytest.approx(first.predict([photos / "2.png"]).max(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "code"),
+    [
+        (["--sets"], "promises no sets", 2),
+        (["--reject"], "answers for every picture", 2),
+        (["--cascade"], "has no cascade", 2),
+        (["--cascade", "--sets"], "leave --cascade out", 2),
+    ],
+)
+def test_what_a_bundle_does_not_promise_is_refused(
+    photos: Path,
+    write_tiny_bundle: WriteBundle,
+    capsys: Capture,
+    flags: list[str],
+    message: str,
+    code: int,
+) -> None:
+    assert main(["predict", str(write_tiny_bundle()), str(photos), *flags]) == code
+    assert message in capsys.readouterr().err
