@@ -15,10 +15,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ensembles.builder import Ensemble
 from ensembles.cascade_fitting import can_cascade, fit_cascade
 from ensembles.comparison import Comparison, Interval, compare, find_wilson_interval
+from ensembles.diagnostics import Explanation, explain_members
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
 from ensembles.metrics import METRICS
+from ensembles.overtuning import Overtuning
 from ensembles.pool import Pool
+from ensembles.reliability import Reliability, reliability, without_temperature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,14 @@ class Report:
     """How often the test images of this study were used, this time included."""
     cascade: CascadeFigures | None = None
     """None where the choice is a single model or a vote."""
+    explanation: Explanation | None = None
+    """Why the members of the choice, measured on the test images."""
+    reliability_before: Reliability | None = None
+    """Of the choice on the test images, before anything made it more or less sure."""
+    reliability: Reliability | None = None
+    """Of the choice on the test images; None for votes, like the one before."""
+    overtuning: Overtuning | None = None
+    """What the search's own score of the best single model promised, and what it was worth."""
 
     @property
     def chosen_row(self) -> Row:
@@ -128,7 +139,7 @@ class Report:
 _ADAPTER = TypeAdapter(Report)
 
 
-def evaluate_all(
+def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
     ensembles: Mapping[Method, Ensemble],
     *,
     choice: Method,
@@ -136,6 +147,7 @@ def evaluate_all(
     test_pool: Pool,
     refused: Mapping[Method, str] | None = None,
     n_test_openings: int = 1,
+    overtuning: Overtuning | None = None,
 ) -> Report:
     """Evaluate ensembles on test images and compare the chosen one with the best single model.
 
@@ -146,6 +158,7 @@ def evaluate_all(
         test_pool: Predictions of all members, found by name, for the test images.
         refused: Methods that could not be fitted, and why.
         n_test_openings: How often the test images of this study were used, this time included.
+        overtuning: Of the search's best model, where one chose among these models.
 
     Returns:
         The report.
@@ -189,7 +202,25 @@ def evaluate_all(
         refused=dict(refused or {}),
         n_test_openings=n_test_openings,
         cascade=_try_cascade(ensembles[choice], fit_pool, test_pool),
+        explanation=explain_members(ensembles[choice], fit_pool, fresh=test_pool),
+        overtuning=overtuning,
+        **_reliabilities(ensembles[choice], test_pool),
     )
+
+
+def _reliabilities(ensemble: Ensemble, pool: Pool) -> dict[str, Reliability]:
+    """Return confidence beside accuracy, with and without the temperature."""
+    if ensemble.combination.space == "vote":
+        return {}
+    members = pool.select_names(ensemble.names).log_probabilities
+    combinations = {
+        "reliability_before": without_temperature(ensemble.combination),
+        "reliability": ensemble.combination,
+    }
+    return {
+        name: reliability(each.combine(members), pool.labels)
+        for name, each in combinations.items()
+    }
 
 
 def _try_cascade(ensemble: Ensemble, fit_pool: Pool, test_pool: Pool) -> CascadeFigures | None:

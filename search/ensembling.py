@@ -18,6 +18,7 @@ from ensembles.builder import METHODS, Ensemble, build_all, choose_method, expla
 from ensembles.combination import Combination
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
+from ensembles.overtuning import Overtuning, measure_overtuning
 from ensembles.pool import Pool
 from ensembles.report import Report, evaluate_all
 from search.data.roles import read_roles
@@ -108,6 +109,7 @@ def build_ensemble(
         test_pool=_pool(paths, record, _members_of(ensembles, candidates), "test"),
         refused={name: reason for name, reason in refused.items() if reason},
         n_test_openings=_count_opening(paths),
+        overtuning=_measure_overtuning(study, candidates, ens),
     )
     result = EnsembleResult(
         report=report,
@@ -181,6 +183,19 @@ def _candidates(study: Study) -> list[FrozenTrial]:
     return sorted(usable, key=lambda trial: trial.number)
 
 
+def _measure_overtuning(
+    study: Study, candidates: list[FrozenTrial], ens: Pool
+) -> Overtuning | None:
+    """Measure how much the stop role flatters the trial that leads on it."""
+    if not (leaders := study.leaders()) or leaders[0] not in candidates:
+        return None
+    stop = _pool(study.paths, study.record, leaders[:1], "stop")
+    same = ens.select_names([str(leaders[0].number)])
+    return measure_overtuning(
+        stop=(stop.log_probabilities[0], stop.labels), ens=(same.log_probabilities[0], ens.labels)
+    )
+
+
 def _members_of(
     ensembles: dict[Method, Ensemble], candidates: list[FrozenTrial]
 ) -> list[FrozenTrial]:
@@ -190,7 +205,10 @@ def _members_of(
 
 
 def _pool(
-    paths: StudyPaths, record: StudyRecord, trials: list[FrozenTrial], role: Literal["ens", "test"]
+    paths: StudyPaths,
+    record: StudyRecord,
+    trials: list[FrozenTrial],
+    role: Literal["stop", "ens", "test"],
 ) -> Pool:
     numbers = [trial.number for trial in trials]
     rows = read_roles(paths.roles).rows(role)

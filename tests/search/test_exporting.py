@@ -162,7 +162,7 @@ def test_a_bundle_promises_what_it_was_told_to(
 
     assert main([*words, str(tmp_path / "plain")]) == 0
     assert (
-        main([*words, str(tmp_path / "told"), "--alpha", "0.2", "--target-accuracy", "0.1"]) == 0
+        main([*words, str(tmp_path / "told"), "--alpha", "0.2", "--target-accuracy", "0.05"]) == 0
     )
     assert main([*words, str(tmp_path / "no"), "--alpha", "0.0001"]) == 1
 
@@ -175,7 +175,7 @@ def test_a_bundle_promises_what_it_was_told_to(
     assert told.conformal.alpha == 0.2
     assert told.conformal.threshold >= plain.conformal.threshold
     assert told.rejection is not None
-    assert told.rejection.target_accuracy == 0.1
+    assert told.rejection.target_accuracy == 0.05
     assert (told.cascade is None) == (len(told.members) == 1)
     assert "alpha 0.0001 needs at least 9999 images" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
