@@ -14,7 +14,6 @@ Choices that could have gone otherwise:
 
 import io
 import os
-import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ensembles.errors import EnsembleError
 from ensembles.inputs import ImageInput
+from ensembles.ordering import natural_order
 
 Source: TypeAlias = "Path | bytes | Image.Image | np.ndarray"
 
@@ -180,20 +180,6 @@ def scan_images(folder: str | Path) -> list[ImageFile]:
         raise ImageError(f"cannot list {folder}: {error.strerror or error}") from error
     files.sort(key=lambda file: natural_order(file.path))
     return files
-
-
-_DIGITS = re.compile(r"(\d+)")
-
-
-def natural_order(name: str) -> tuple[tuple[str | int, ...], str]:
-    """Return a sorting key that reads runs of digits as numbers.
-
-    >>> sorted(["b", "a10", "a2"], key=natural_order)
-    ['a2', 'a10', 'b']
-    """
-    parts: list[str | int] = list(_DIGITS.split(name))
-    parts[1::2] = map(int, parts[1::2])  # a split by one group alternates text and digits
-    return tuple(parts), name
 
 
 def _walk(folder: str, above: frozenset[str]) -> Iterator[ImageFile]:

@@ -5,22 +5,27 @@ product of small numbers is only safe there. A logarithm below -30 says no more 
 and one image with -80 would decide every fit, so all values are clipped at -30.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
 
 from ensembles.errors import EnsembleError
+from ensembles.pool_files import (
+    SUM_TOLERANCE,
+    Kind,
+    StoredPredictions,
+    read_archive,
+    read_folder,
+    tell_kind,
+)
+from ensembles.pool_tables import read_csv, read_parquet
 
 MIN_LOG_PROBABILITY = -30.0
 MIN_TRUE_CLASS_PROBABILITY = 1e-7
 """Floor of `Pool.true_class`: a mixture of such models loses at most 16 nats on one image."""
-_SUM_TOLERANCE = 0.02
-"""Half-precision rounding moves a row's sum by less than 0.01; logits miss 1 by far more."""
-
-Kind = Literal["probabilities", "log_probabilities", "logits"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,6 +99,45 @@ class Pool:
             costs=_checked_costs(costs, len(models)),
             class_names=_unique_names(class_names, n_classes, "class"),
         )
+
+    @classmethod
+    def load(cls, path: Path | str, *, kind: Kind | None = None) -> "Pool":
+        """Read predictions that any program wrote.
+
+        Args:
+            path: One of
+
+                - a folder of one .npy of shape (images, classes) for each model, labels.npy and,
+                  for names of the classes, classes.txt with one on each line;
+                - a .npz with `labels` and one array (images, classes) for each model, or one
+                  array `probabilities`, `log_probabilities` or `logits` of shape (models, images,
+                  classes) with `names`; and `class_names` and `costs`, if there are any;
+                - a .csv or .parquet table with the columns `model`, `image`, `label` and one for
+                  each class, and a row for each model and image; a label is the name of a
+                  class's column, or its place from 0. Parquet needs the extra
+                  `concertino[parquet]`.
+            kind: What the numbers are; None: told from the numbers.
+
+        Returns:
+            The pool; the models in the natural order of their names, unless they come in one
+            array.
+
+        Raises:
+            EnsembleError: There is no such file, it cannot be read, or its parts do not fit
+                together.
+        """
+        source = Path(path)
+        try:
+            stored = _read(source)
+            return cls.from_arrays(
+                labels=stored.labels,
+                names=tuple(stored.models),
+                class_names=stored.class_names,
+                costs=stored.costs,
+                **{_agree_on_kind(stored, kind): list(stored.models.values())},
+            )
+        except EnsembleError as error:
+            raise EnsembleError(f"{source}: {error}") from error
 
     @property
     def n_models(self) -> int:
@@ -187,6 +231,33 @@ def split_in_folds(
     return folds
 
 
+_READERS: Mapping[str, Callable[[Path], StoredPredictions]] = {
+    ".npz": read_archive,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+}
+
+
+def _read(path: Path) -> StoredPredictions:
+    if path.is_dir():
+        return read_folder(path)
+    if not path.exists():
+        raise EnsembleError("there is no such file or folder.")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise EnsembleError(
+            f"predictions come in a folder or as {', '.join(_READERS)}, "
+            f"got {path.suffix or 'a name without ending'}."
+        )
+    return reader(path)
+
+
+def _agree_on_kind(stored: StoredPredictions, asked: Kind | None) -> Kind:
+    if asked is not None and stored.kind not in (None, asked):
+        raise EnsembleError(f"the file holds {stored.kind}, {asked} were asked for.")
+    return asked or stored.kind or tell_kind(stored.models)
+
+
 def _as_models(values: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     models = [np.asarray(model) for model in values]
     if not models:
@@ -230,7 +301,7 @@ def _check_sums(values: np.ndarray, kind: Kind, name: str) -> None:
     probabilities = values if kind == "probabilities" else np.exp(np.minimum(values, 50.0))
     sums = probabilities.sum(axis=1)
     worst = float(sums[np.abs(sums - 1).argmax()])
-    if abs(worst - 1) > _SUM_TOLERANCE:
+    if abs(worst - 1) > SUM_TOLERANCE:
         raise EnsembleError(
             f"model {name}: {kind} of an image must sum to probability 1, got {worst:.4g}; "
             "outputs before softmax go into logits."

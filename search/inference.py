@@ -26,7 +26,8 @@ def find_pictures(
     Yields:
         Files that exist; whether they hold pictures is not known yet.
     """
-    from ensembles.images import ImageError, list_images, natural_order  # noqa: PLC0415
+    from ensembles.images import ImageError, list_images  # noqa: PLC0415
+    from ensembles.ordering import natural_order  # noqa: PLC0415
 
     for word in _names(words, lines):
         path = Path(word)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ensembles.images import ImageError, ImageFile, natural_order, scan_images
+from ensembles.images import ImageError, ImageFile, scan_images
+from ensembles.ordering import natural_order
 from search.data.listing import GIVEN, SPLIT_NAMES, Given, Listing, digest, shortened
 from search.errors import DataError
 

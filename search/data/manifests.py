@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ensembles.images import natural_order
+from ensembles.ordering import natural_order
 from search.data.listing import GIVEN, SPLIT_NAMES, Given, Listing, digest, shortened
 from search.errors import DataError
 
