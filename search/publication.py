@@ -11,9 +11,20 @@ import optuna
 import plotly.graph_objects as go
 from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
+from ensembles.diagnostics import Explanation
 from ensembles.methods import Method
-from ensembles.report import Report, Row
+from ensembles.overtuning import Overtuning
+from ensembles.reliability import Reliability, ReliabilityBin
+from ensembles.report import CascadeFigures, Report, Row
 from search.curve_points import CurvePoint
+from search.explaining import (
+    Cells,
+    calibration_line,
+    cascade_line,
+    diversity_line,
+    member_cells,
+    reliability_cells,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +67,8 @@ def curve_figure(points: Sequence[CurvePoint]) -> go.Figure:
     x = [point.n_finished for point in points]
     lines = [(_CHOICE, "ensemble", [point.ensemble for point in points])]
     lines += [(_OTHER, "best trial", [point.best for point in points])]
-    figure = go.Figure(layout=_layout("Ensemble and best trial on the ens role, cross-fitted"))
+    title = "Ensemble and best trial, ens role"
+    figure = go.Figure(layout=_layout_of_lines(title, "finished trials"))
     for color, name, scores in lines:
         for axis, values in (
             ("y", [score.log_loss for score in scores]),
@@ -72,10 +84,8 @@ def curve_figure(points: Sequence[CurvePoint]) -> go.Figure:
                 showlegend=axis == "y",
             )
     return figure.update_layout(
-        showlegend=True,
-        legend={"orientation": "h", "x": 0, "y": 1.12},
-        xaxis={"title": {"text": "finished trials"}, "anchor": "y2"},
-        yaxis={**_AXIS, "title": {"text": "log-loss"}, "domain": [0.54, 1.0]},
+        xaxis={"anchor": "y2"},
+        yaxis={"title": {"text": "log-loss"}, "domain": [0.54, 1.0]},
         yaxis2={**_AXIS, "title": {"text": "accuracy, %"}, "domain": [0.0, 0.46]},
     )
 
@@ -108,6 +118,71 @@ def ensemble_note(report: Report, study_name: str, worth_exporting: Method) -> s
         "`python -m search ensemble` writes this anew from its heading on; a text above it stays.",
     ]
     return "\n".join(lines)
+
+
+def explanation_note(
+    *,
+    explanation: Explanation | None = None,
+    overtuning: Overtuning | None = None,
+    reliabilities: tuple[Reliability, Reliability] | None = None,
+    cascade: CascadeFigures | None = None,
+) -> list[str]:
+    """Return, as lines of Markdown, what `print_explanation` prints."""
+    lines: list[str] = []
+    if explanation and len(explanation.members) > 1:
+        lines += [*_markdown_table(member_cells(explanation)), ""]
+        lines += [_escaped(diversity_line(explanation)), ""]
+    if reliabilities:
+        lines += [*_markdown_table(reliability_cells(*reliabilities)), ""]
+        lines += [f"- {_escaped(calibration_line(*reliabilities))}"]
+    if cascade:
+        lines += [f"- {_escaped(cascade_line(cascade))}"]
+    if overtuning:
+        lines += [f"- {_escaped(overtuning.sentence())}"]
+    return lines
+
+
+def reliability_figure(before: Reliability, after: Reliability) -> go.Figure:
+    """Draw how often predictions are right over how sure they are, before and after."""
+    title = "Reliability on the test role"
+    figure = go.Figure(layout=_layout_of_lines(title, "confidence"))
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": "#888"}, showlegend=False
+    )
+    for name, color, each in (("before", _OTHER, before), ("after", _CHOICE, after)):
+        bins = [bin_ for bin_ in each.bins if bin_.n_images]
+        figure.add_scatter(
+            x=_rounded(bin_.confidence or 0.0 for bin_ in bins),
+            y=_rounded(bin_.accuracy or 0.0 for bin_ in bins),
+            text=[f"{bin_.n_images} images" for bin_ in bins],
+            name=name,
+            mode="lines+markers",
+            line={"color": color},
+            error_y=_error_bars(bins) if each is after else None,
+        )
+    return figure.update_layout(
+        xaxis={"range": [0, 1.02]}, yaxis={"title": {"text": "share right"}, "range": [0, 1.02]}
+    )
+
+
+def _error_bars(bins: Sequence[ReliabilityBin]) -> dict[str, object]:
+    told = [
+        (bin_.accuracy, bin_.accuracy_interval)
+        for bin_ in bins
+        if bin_.accuracy is not None and bin_.accuracy_interval
+    ]
+    return {
+        "array": _rounded(interval.high - accuracy for accuracy, interval in told),
+        "arrayminus": _rounded(accuracy - interval.low for accuracy, interval in told),
+        "color": "#999",
+        "thickness": 1,
+    }
+
+
+def _markdown_table(cells: Cells) -> list[str]:
+    escaped = [[_escaped(cell) for cell in row] for row in (cells.headings, *cells.rows)]
+    rows = [f"| {' | '.join(row)} |" for row in escaped]
+    return [rows[0], f"| --- {'| ---: ' * (len(cells.headings) - 1)}|", *rows[1:]]
 
 
 def ensemble_figures(report: Report) -> dict[str, go.Figure]:
@@ -157,7 +232,7 @@ def _accuracy(report: Report) -> go.Figure:
                 "thickness": 1.5,
             },
         ),
-        _layout("Accuracy on the test role, %"),
+        _layout_by_method("Accuracy on the test role, %"),
     )
     single = 100 * report.comparison.single_accuracy
     figure.add_vline(x=round(single, 3), line={"dash": "dot", "color": "#888", "width": 1})
@@ -174,7 +249,7 @@ def _log_loss(rows: Sequence[Row], choice: Method) -> go.Figure:
             marker={"color": _colors(rows, choice)},
             text=[f"{value:.4f}" for value in values],
         ),
-        _layout("Log-loss on the test role"),
+        _layout_by_method("Log-loss on the test role"),
     )
 
 
@@ -195,7 +270,7 @@ def _members(rows: Sequence[Row]) -> go.Figure:
             xgap=2,
             ygap=2,
         ),
-        _layout("Weights of the members"),
+        _layout_by_method("Weights of the members"),
     )
     return figure.update_xaxes(type="category", showgrid=False).update_yaxes(showgrid=False)
 
@@ -206,9 +281,23 @@ def _layout(title: str) -> go.Layout:
         # Centered, it would lie under the buttons of the plot.
         title={"text": title, "font": {"size": 16}, "x": 0.01},
         xaxis=_AXIS,
-        yaxis={**_AXIS, "autorange": "reversed", "type": "category"},
+        yaxis=_AXIS,
         margin={"l": 20, "r": 20, "t": 50, "b": 30},
         showlegend=False,
+    )
+
+
+def _layout_by_method(title: str) -> go.Layout:
+    return _layout(title).update(yaxis={"autorange": "reversed", "type": "category"})
+
+
+def _layout_of_lines(title: str, x_title: str) -> go.Layout:
+    """Return a layout with a legend between the title and the plot."""
+    return _layout(title).update(
+        showlegend=True,
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
+        xaxis={"title": {"text": x_title}},
+        margin={"t": 70},
     )
 
 

@@ -5,7 +5,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ensembles.diagnostics import Explanation
+from ensembles.overtuning import Overtuning
+from ensembles.reliability import Reliability
+from ensembles.report import CascadeFigures
 from search.ensembling import EnsembleResult
+from search.explaining import (
+    Cells,
+    calibration_line,
+    cascade_line,
+    diversity_line,
+    member_cells,
+    reliability_cells,
+)
 from search.study import Study
 from search.trials import trial_row
 from search.words import command, program
@@ -42,6 +54,47 @@ def print_ensemble(console: Console, result: EnsembleResult) -> None:
     )
     console.print()
     _say(console, report.sentence)
+
+
+def print_explanation(
+    console: Console,
+    *,
+    explanation: Explanation | None = None,
+    overtuning: Overtuning | None = None,
+    reliabilities: tuple[Reliability, Reliability] | None = None,
+    cascade: CascadeFigures | None = None,
+) -> None:
+    """Print why these members, and what the choice's scores and confidences are worth.
+
+    At most some 20 lines; all of it stands in the JSON with more digits.
+
+    Args:
+        console: Where to.
+        explanation: Of the chosen ensemble; a single member needs none.
+        overtuning: Of the best trial.
+        reliabilities: Of the choice before its temperature and after.
+        cascade: Of the choice.
+    """
+    if explanation and len(explanation.members) > 1:
+        _print_cells(console, member_cells(explanation))
+        _say(console, diversity_line(explanation), style="dim")
+        console.print()
+    if reliabilities:
+        _print_cells(console, reliability_cells(*reliabilities))
+        _say(console, calibration_line(*reliabilities))
+    if cascade:
+        _say(console, cascade_line(cascade))
+    if overtuning:
+        _say(console, overtuning.sentence())
+
+
+def _print_cells(console: Console, cells: Cells) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place, heading in enumerate(cells.headings):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for row in cells.rows:
+        table.add_row(*row)
+    console.print(table, highlight=False)
 
 
 def print_best(console: Console, study: Study) -> None:

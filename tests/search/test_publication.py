@@ -6,6 +6,7 @@ import numpy as np
 import optuna
 import pytest
 from curves import POINT
+from explanations import AFTER, BEFORE, CASCADE, EXPLANATION
 from optuna.study import StudyDirection
 from optuna_dashboard import get_note, save_note
 
@@ -19,8 +20,10 @@ from search.publication import (
     curve_figure,
     ensemble_figures,
     ensemble_note,
+    explanation_note,
     publish_curve,
     publish_ensemble,
+    reliability_figure,
 )
 from search.storage import create_study, open_study
 
@@ -158,6 +161,32 @@ def test_a_curve_takes_the_place_of_the_one_before_and_is_small(study: optuna.St
 
     assert sum(map(len, long.values())) < 8_000
     assert sum(map(len, figure_parts(study).values())) < 3_000
+
+
+def test_an_explanation_becomes_two_tables_and_three_points() -> None:
+    lines = explanation_note(
+        explanation=EXPLANATION,
+        overtuning=POINT.overtuning,
+        reliabilities=(BEFORE, AFTER),
+        cascade=CASCADE,
+    )
+
+    table = [line for line in lines if line.startswith("|")]
+    assert [line.count("|") for line in table] == [6] * 4 + [4] * 4
+    assert [line.startswith("- ") for line in lines].count(True) == 3
+
+
+def test_nothing_is_noted_of_what_is_not_known() -> None:
+    assert explanation_note() == []
+
+
+def test_the_reliability_drawn_leaves_out_bins_without_images() -> None:
+    _, before, after = reliability_figure(BEFORE, AFTER).data
+
+    assert tuple(before.x) == (0.45, 0.85, 0.95)
+    assert tuple(before.y) == (0.2, 0.6, 1.0)
+    assert tuple(after.error_y.array) == (0.5, 0.0)
+    assert tuple(after.error_y.arrayminus) == (0.3, 0.8)
 
 
 def test_an_ensemble_that_cannot_be_shown_is_still_built(

@@ -1,0 +1,85 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from explanations import AFTER, BEFORE, CASCADE, EXPLANATION, FIRST
+
+from ensembles.reliability import reliability
+from search.explaining import (
+    calibration_line,
+    cascade_line,
+    diversity_line,
+    member_cells,
+    reliability_cells,
+)
+
+
+def test_each_member_has_a_row_with_what_is_lost_without_it() -> None:
+    assert member_cells(EXPLANATION).rows == (
+        ("trial 7", "0.75", "77.20 %", "+0.40 points, +0.0123 nats", "2 images"),
+        ("trial 12", "0.25", "77.20 %", "-0.10 points, +0.0123 nats", "1 image"),
+    )
+
+
+def test_the_only_member_cannot_be_left_out() -> None:
+    alone = replace(FIRST, log_loss_added=None, accuracy_added=None)
+
+    [row] = member_cells(replace(EXPLANATION, members=(alone,))).rows
+
+    assert row[3] == "-"
+
+
+def test_figures_on_the_images_of_the_fit_are_called_flattering() -> None:
+    fitted = diversity_line(replace(EXPLANATION, is_fresh=False))
+
+    assert diversity_line(EXPLANATION) == (
+        "2 members, worth 1.8 by their weights and 1.3 by errors that they do not share; "
+        "one of them or more is right on 85.3 % of 1,000 test images"
+    )
+    assert fitted.endswith("85.3 % of 1,000 ens images, which they were fitted on: that flatters")
+
+
+def test_the_calibration_stands_beside_what_chance_shows() -> None:
+    assert calibration_line(BEFORE, AFTER) == (
+        "calibration error 6.0 % -> 2.1 % by the temperature (95 % interval 0.5 to 3.8; "
+        "no more than the 2.9 % that chance alone shows on 500 images)"
+    )
+
+
+def test_an_error_that_chance_does_not_explain_is_said_to_be_more() -> None:
+    off = replace(AFTER, expected_calibration_error=0.05)
+
+    assert "; more than the 2.9 % that chance alone shows" in calibration_line(BEFORE, off)
+
+
+def test_ranges_of_confidence_are_told_together_and_empty_ones_not_at_all() -> None:
+    cells = reliability_cells(BEFORE, AFTER)
+
+    # 60 of 100 and 300 of 300 make 360 of 400.
+    assert cells.headings == ("confidence", "40-60 %", "80-100 %")
+    assert cells.rows == (
+        ("right before", "20 % of 100", "90 % of 400"),
+        ("right after", "40 % of 50", "90 % of 450"),
+    )
+
+
+def test_all_images_of_real_predictions_are_told() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(200, 3))
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    real = reliability(log_probabilities, generator.integers(3, size=200))
+
+    [before, after] = reliability_cells(real, real).rows
+
+    assert before[1:] == after[1:]
+    assert sum(int(cell.split()[-1]) for cell in before[1:] if cell != "-") == 200
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [(0.001, "(-0.10 points)"), (-0.002, "(+0.20 points)"), (0.0, "(unchanged)")],
+)
+def test_a_cascade_is_told_with_what_it_saves_and_loses(lost: float, words: str) -> None:
+    assert cascade_line(replace(CASCADE, accuracy_lost=lost)) == (
+        f"as a cascade 41 % of the cost (2.1 members an image), accuracy 94.30 % {words}"
+    )
