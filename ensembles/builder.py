@@ -4,14 +4,15 @@ Which method is exported follows from a rule, not from a race: the winner of a c
 race over seven methods promised 0.101 nats and gave 0.154, where the rule's choice gave 0.128.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
+from ensembles.budget import Budget, Limit
 from ensembles.calibration import fit_temperature
 from ensembles.combination import Combination, Space
 from ensembles.errors import EnsembleError
@@ -58,6 +59,7 @@ def build(
     *,
     method: Method | Literal["auto"] = "auto",
     max_members: int = MAX_MEMBERS,
+    limits: Sequence[Limit] = (),
     seed: int = 0,
 ) -> Ensemble:
     """Fit one ensemble.
@@ -66,13 +68,15 @@ def build(
         pool: Predictions for images that no model was trained, stopped or chosen on.
         method: What to fit; `auto` follows `choose_method`.
         max_members: Most models that a prediction may need.
+        limits: What the members together may cost.
         seed: Of bagging and cross-fitting.
 
     Returns:
         The ensemble; every member has a weight above 0.
 
     Raises:
-        EnsembleError: `max_members` is below 1, or there are too few images for the method.
+        EnsembleError: `max_members` is below 1, no model fits the limits, or there are too few
+            images for the method.
     """
     if max_members < 1:
         raise EnsembleError(f"max_members must be at least 1, got {max_members}.")
@@ -80,14 +84,17 @@ def build(
     refused = explain_refusal(pool, chosen)
     if refused is not None:
         raise EnsembleError(refused)
-    candidates = rank_models(pool)[:MAX_CANDIDATES]
+    candidates = _rank_affordable(pool, limits)[:MAX_CANDIDATES]
+    budget = Budget(
+        max_members=max_members, limits=tuple(each.select(np.sort(candidates)) for each in limits)
+    )
     # In the pool's order, so that of two equal models it is the first that is chosen.
     candidates = np.sort(candidates)
     # Two threads on a busy machine made one fit take 3.7 s instead of 0.01 s.
     with threadpool_limits(1):
         part = pool.select(candidates)
         fitter = _FITTERS[chosen]
-        weights = fitter.fit(part, max_members, seed)
+        weights = fitter.fit(part, budget, seed)
         order = np.lexsort((np.arange(part.n_models), -weights))
         order = order[: np.count_nonzero(weights)]
         combination = _combine_members(chosen, part.select(order), weights[order], seed)
@@ -101,24 +108,50 @@ def build(
     )
 
 
+def _rank_affordable(pool: Pool, limits: Sequence[Limit]) -> Int[np.ndarray, " candidates"]:
+    """Return the models that fit the limits alone, best first."""
+    for limit in limits:
+        if len(limit.costs) != pool.n_models:
+            raise EnsembleError(
+                f"a limit of {limit.name} needs one cost for each of {pool.n_models} models, "
+                f"got {len(limit.costs)}."
+            )
+        if min(limit.costs) > limit.maximum:
+            raise EnsembleError(
+                f"no model fits {limit.name} of at most {limit.maximum:g}: the cheapest needs "
+                f"{min(limit.costs):.4g}."
+            )
+    alone = Budget(max_members=1, limits=tuple(limits))
+    ranking = rank_models(pool)
+    affordable = ranking[[alone.fits([int(index)]) for index in ranking]]
+    if not len(affordable):
+        raise EnsembleError("no model fits all limits at once.")
+    return affordable
+
+
 def build_all(
-    pool: Pool, *, max_members: int = MAX_MEMBERS, seed: int = 0
+    pool: Pool,
+    *,
+    max_members: int = MAX_MEMBERS,
+    limits: Sequence[Limit] = (),
+    seed: int = 0,
 ) -> dict[Method, Ensemble]:
     """Fit every method that the pool has enough images for; `explain_refusal` tells of the rest.
 
     Args:
         pool: Predictions for images that no model was trained, stopped or chosen on.
         max_members: Most models that a prediction may need.
+        limits: What the members together may cost.
         seed: Of bagging and cross-fitting.
 
     Returns:
         The ensembles, in the order of `METHODS`.
 
     Raises:
-        EnsembleError: `max_members` is below 1.
+        EnsembleError: `max_members` is below 1, or no model fits the limits.
     """
     return {
-        method: build(pool, method=method, max_members=max_members, seed=seed)
+        method: build(pool, method=method, max_members=max_members, limits=limits, seed=seed)
         for method in METHODS
         if explain_refusal(pool, method) is None
     }
@@ -147,12 +180,12 @@ def explain_refusal(pool: Pool, method: Method) -> str | None:
     return None
 
 
-Fit = Callable[[Pool, int, int], Float64[np.ndarray, " models"]]
+Fit = Callable[[Pool, Budget, int], Float64[np.ndarray, " models"]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Fitter:
-    """How a method finds weights, from a pool, a limit of members and a seed."""
+    """How a method finds weights, from a pool, a budget and a seed."""
 
     fit: Fit
     space: Space
@@ -160,71 +193,74 @@ class _Fitter:
     """Whether a temperature follows; a method whose weights have no fixed sum has its own."""
 
 
-_FITTERS: Mapping[Method, _Fitter] = {
-    "single": _Fitter(
-        fit=lambda pool, _max_members, _seed: select_best(pool, max_members=1),
-        space="probability",
-        scaled=True,
-    ),
-    "vote": _Fitter(
-        fit=lambda pool, max_members, _seed: select_best(pool, max_members=max_members),
-        space="vote",
-        scaled=False,
-    ),
-    "soft": _Fitter(
-        fit=lambda pool, max_members, _seed: select_best(pool, max_members=max_members),
-        space="probability",
-        scaled=True,
-    ),
-    "logit": _Fitter(
-        fit=lambda pool, max_members, _seed: select_best(pool, max_members=max_members),
-        space="logarithm",
-        scaled=True,
-    ),
-    "weighted": _Fitter(
-        fit=lambda pool, max_members, _seed: _weight_best(pool, max_members),
-        space="probability",
-        scaled=True,
-    ),
-    "simplex": _Fitter(
-        fit=lambda pool, max_members, _seed: select_simplex(
-            pool.true_class(), max_members=max_members
-        ),
-        space="probability",
-        scaled=True,
-    ),
-    "greedy": _Fitter(
-        fit=lambda pool, max_members, _seed: select_greedily(
-            pool.true_class(), pool.costs, max_members=max_members
-        ),
-        space="probability",
-        scaled=True,
-    ),
-    "bagged_greedy": _Fitter(
-        fit=lambda pool, max_members, seed: select_by_bagging(
-            pool.true_class(), pool.costs, max_members=max_members, seed=seed
-        ),
-        space="probability",
-        scaled=True,
-    ),
-    "llp": _Fitter(
-        fit=lambda pool, max_members, _seed: fit_log_linear(pool, max_members=max_members),
-        space="logarithm",
-        scaled=False,
-    ),
-    "stack": _Fitter(
-        fit=lambda pool, max_members, _seed: fit_log_linear(pool, max_members=max_members),
-        space="stack",
-        scaled=False,
-    ),
-}
+def _fit_single(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, " models"]:
+    return select_best(pool, max_members=1, limits=budget.limits)
 
 
-def _weight_best(pool: Pool, max_members: int) -> Float64[np.ndarray, " models"]:
-    best = rank_models(pool)[:max_members]
-    weights = np.zeros(pool.n_models)
+def _fit_best(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, " models"]:
+    return select_best(pool, max_members=budget.max_members, limits=budget.limits)
+
+
+def _fit_weighted(pool: Pool, budget: Budget, seed: int) -> Float64[np.ndarray, " models"]:
+    weights = _fit_best(pool, budget, seed)
+    best = np.flatnonzero(weights)
     weights[best] = fit_shrunk(pool.select(best).true_class())
     return weights
+
+
+def _fit_weighted_vote(pool: Pool, budget: Budget, seed: int) -> Float64[np.ndarray, " models"]:
+    """Weigh each vote by the logarithm of its odds of being right.
+
+    Best for voters of independent errors, which ours are not; with one image of each outcome
+    added, so that a voter without an error counts no more than it has shown.
+    """
+    weights = _fit_best(pool, budget, seed)
+    best = np.flatnonzero(weights)
+    right = pool.log_probabilities[best].argmax(axis=2) == pool.labels
+    share = (right.sum(axis=1) + 1) / (pool.n_images + 2)
+    # Below chance there is nothing to weigh; all such voters alike count a little.
+    odds = np.maximum(np.log(share / (1 - share)) + np.log(pool.n_classes - 1), 1e-3)
+    weights[best] = odds / odds.sum()
+    return weights
+
+
+def _fit_simplex(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, " models"]:
+    return select_simplex(pool.true_class(), max_members=budget.max_members, limits=budget.limits)
+
+
+def _fit_greedy(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, " models"]:
+    return select_greedily(
+        pool.true_class(), pool.costs, max_members=budget.max_members, limits=budget.limits
+    )
+
+
+def _fit_bagged(pool: Pool, budget: Budget, seed: int) -> Float64[np.ndarray, " models"]:
+    return select_by_bagging(
+        pool.true_class(),
+        pool.costs,
+        max_members=budget.max_members,
+        limits=budget.limits,
+        seed=seed,
+    )
+
+
+def _fit_llp(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, " models"]:
+    return fit_log_linear(pool, max_members=budget.max_members, limits=budget.limits)
+
+
+_FITTERS: Mapping[Method, _Fitter] = {
+    "single": _Fitter(fit=_fit_single, space="probability", scaled=True),
+    "vote": _Fitter(fit=_fit_best, space="vote", scaled=False),
+    "weighted_vote": _Fitter(fit=_fit_weighted_vote, space="vote", scaled=False),
+    "soft": _Fitter(fit=_fit_best, space="probability", scaled=True),
+    "logit": _Fitter(fit=_fit_best, space="logarithm", scaled=True),
+    "weighted": _Fitter(fit=_fit_weighted, space="probability", scaled=True),
+    "simplex": _Fitter(fit=_fit_simplex, space="probability", scaled=True),
+    "greedy": _Fitter(fit=_fit_greedy, space="probability", scaled=True),
+    "bagged_greedy": _Fitter(fit=_fit_bagged, space="probability", scaled=True),
+    "llp": _Fitter(fit=_fit_llp, space="logarithm", scaled=False),
+    "stack": _Fitter(fit=_fit_llp, space="stack", scaled=False),
+}
 
 
 def _combine_members(

@@ -4,11 +4,13 @@ Dropping the lightest members of a large fit instead was measured, for five of 7
 and 0.843 nats against 71.0 % and 0.821.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
+
+from ensembles.budget import Budget, Limit
 
 N_TRIES = 6
 """Candidates, by steepest slope, that are fitted before one is chosen."""
@@ -46,6 +48,7 @@ def select_forward(
     slopes: Callable[[ForwardFit], Float64[np.ndarray, " models"]],
     *,
     max_members: int,
+    limits: Sequence[Limit] = (),
 ) -> ForwardFit:
     """Grow a fit member by member; all weights are fitted again each time.
 
@@ -54,17 +57,23 @@ def select_forward(
         fit: Fits weights, at least 0, to the members it is given.
         slopes: How the loss changes with each model's weight, at a fit.
         max_members: Most members of weight above 0.
+        limits: What the members together may cost; who does not fit is not tried.
 
     Returns:
         The fit after which no model's slope is below -1e-5, or that is full.
     """
     current = first.without_idle()
+    budget = Budget(max_members=max_members, limits=tuple(limits))
     # A member whose weight falls to 0 makes room for another, so rounds need their own limit.
     for _ in range(4 * max_members):
         if len(current.members) >= max_members:
             break
         slope = slopes(current)
         slope[current.members] = np.inf
+        if limits:
+            slope[[not budget.fits([*current.members, each]) for each in range(len(slope))]] = (
+                np.inf
+            )
         tries = np.argsort(slope, kind="stable")[:N_TRIES]
         fits = [
             fit([*current.members, int(index)]) for index in tries if slope[index] < -MIN_SLOPE

@@ -5,15 +5,17 @@ itself. Where the best model makes 50 errors or more on the fitting images, this
 optimum of the mixture by 0.6 to 0.9 points; where it makes fewer, the prior carries it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 from scipy.optimize import minimize
 
+from ensembles.budget import Budget, Limit
 from ensembles.forward import ForwardFit, select_forward
 from ensembles.pool import Pool
-from ensembles.selection import select_best
+from ensembles.selection import rank_models, select_best
 
 PRIOR_IMAGES = 30.0
 """Strength of the pull towards the mean of the best five; flat between 10 and 100 on a large
@@ -86,20 +88,24 @@ def pose_log_linear(pool: Pool) -> LogLinearProblem:
     )
 
 
-def fit_log_linear(pool: Pool, *, max_members: int) -> Float64[np.ndarray, " models"]:
+def fit_log_linear(
+    pool: Pool, *, max_members: int, limits: Sequence[Limit] = ()
+) -> Float64[np.ndarray, " models"]:
     """Fit the most probable weights of a log-linear pool.
 
     Args:
         pool: Predictions for the fitting images.
         max_members: Most weights above 0; if the pool has more models, the members are chosen
             one by one.
+        limits: What the members together may cost.
 
     Returns:
         One weight per model, at least 0, of any sum.
     """
     problem = pose_log_linear(pool)
     n_models = problem.n_models
-    if n_models <= max_members:
+    budget = Budget(max_members=max_members, limits=tuple(limits))
+    if budget.fits(range(n_models)):
         return _at_least_one(_minimize(problem)[0], problem.prior)
 
     def fit(members: list[int]) -> ForwardFit:
@@ -113,9 +119,9 @@ def fit_log_linear(pool: Pool, *, max_members: int) -> Float64[np.ndarray, " mod
     def slopes(fitted: ForwardFit) -> Float64[np.ndarray, " models"]:
         return problem.loss_and_slopes(fitted.scattered(n_models))[1]
 
-    first = fit([int(problem.prior.argmax())])
-    best = select_forward(first, fit, slopes, max_members=max_members)
-    return _at_least_one(best.scattered(n_models), problem.prior)
+    first = fit(budget.take(rank_models(pool))[:1])
+    best = select_forward(first, fit, slopes, max_members=max_members, limits=limits)
+    return _at_least_one(best.scattered(n_models), first.scattered(n_models))
 
 
 def _minimize(problem: LogLinearProblem) -> tuple[Float64[np.ndarray, " models"], float]:

@@ -5,6 +5,7 @@ from typing import Literal
 Method = Literal[
     "single",
     "vote",
+    "weighted_vote",
     "soft",
     "logit",
     "weighted",

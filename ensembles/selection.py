@@ -5,9 +5,12 @@ the cost does not depend on the number of classes. Selecting on accuracy was mea
 out: it promised 1.5 to 6.5 points more than fresh images gave.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
+from ensembles.budget import Budget, Limit
 from ensembles.errors import EnsembleError
 from ensembles.pool import Pool
 
@@ -22,17 +25,20 @@ def rank_models(pool: Pool) -> Int[np.ndarray, " models"]:
     return np.lexsort((np.arange(pool.n_models), pool.costs, pool.log_losses()))
 
 
-def select_best(pool: Pool, *, max_members: int) -> Float64[np.ndarray, " models"]:
+def select_best(
+    pool: Pool, *, max_members: int, limits: Sequence[Limit] = ()
+) -> Float64[np.ndarray, " models"]:
     """Give equal weights to the models of lowest log-loss.
 
     Args:
         pool: Predictions for the fitting images.
         max_members: How many models get a weight; all, if the pool has fewer.
+        limits: What the members together may cost; who does not fit is passed over.
 
     Returns:
         One weight per model, at least 0, summing to 1.
     """
-    best = rank_models(pool)[:max_members]
+    best = Budget(max_members=max_members, limits=tuple(limits)).take(rank_models(pool))
     weights = np.zeros(pool.n_models)
     weights[best] = 1 / len(best)
     return weights
@@ -44,6 +50,7 @@ def select_greedily(
     *,
     n_rounds: int = N_ROUNDS,
     max_members: int | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Float64[np.ndarray, " models"]:
     """Add, round by round, the model that most lowers the mixture's log-loss.
 
@@ -55,6 +62,7 @@ def select_greedily(
         costs: Relative cost of each model.
         n_rounds: Models to add, counted with repeats.
         max_members: Most different models; None for no limit.
+        limits: What the members together may cost.
 
     Returns:
         One weight per model, at least 0, summing to 1.
@@ -71,12 +79,12 @@ def select_greedily(
         raise EnsembleError(f"n_rounds must be at least 1, got {n_rounds}.")
     n_models, n_images = true_class.shape
     tie_ranks = np.argsort(np.lexsort((np.arange(n_models), costs)))
+    budget = Budget(max_members=max_members or n_models, limits=tuple(limits))
     counts = np.zeros(n_models, dtype=np.int64)
     best_counts, best_loss = counts, np.inf
     total = np.zeros(n_images, dtype=true_class.dtype)
     for n_drawn in range(1, n_rounds + 1):
-        full = max_members is not None and np.count_nonzero(counts) >= max_members
-        allowed = counts > 0 if full else np.ones(n_models, dtype=np.bool_)
+        allowed = _find_allowed(counts, budget)
         index, log_sum = _best_addition(true_class, total, n_drawn - 1, allowed, tie_ranks)
         counts[index] += 1
         total += true_class[index]
@@ -87,11 +95,27 @@ def select_greedily(
     return weights
 
 
+def _find_allowed(
+    counts: Int[np.ndarray, " models"], budget: Budget
+) -> Bool[np.ndarray, " models"]:
+    """Return which models may be drawn: those that were, and those that still fit beside them."""
+    drawn = [int(index) for index in np.flatnonzero(counts)]
+    if len(drawn) >= budget.max_members:
+        few: np.ndarray = counts > 0
+        return few
+    if not budget.limits:
+        return np.ones(len(counts), dtype=np.bool_)
+    return np.array(
+        [counts[index] > 0 or budget.fits([*drawn, index]) for index in range(len(counts))]
+    )
+
+
 def select_by_bagging(
     true_class: Float[np.ndarray, "models images"],
     costs: Float[np.ndarray, " models"],
     *,
     max_members: int | None = None,
+    limits: Sequence[Limit] = (),
     n_bags: int = N_BAGS,
     seed: int = 0,
 ) -> Float64[np.ndarray, " models"]:
@@ -105,6 +129,7 @@ def select_by_bagging(
         true_class: Each model's probability of each image's true class, above 0.
         costs: Relative cost of each model.
         max_members: Most different models; None for no limit.
+        limits: What the members together may cost.
         n_bags: Selections to average.
         seed: Of the random halves.
 
@@ -121,7 +146,7 @@ def select_by_bagging(
     for _ in range(n_bags):
         bag = np.sort(generator.permutation(n_models)[:bag_size])
         weights[bag] += select_greedily(true_class[bag], costs[bag]) / n_bags
-    return keep_heaviest(weights, costs, max_members=max_members)
+    return keep_heaviest(weights, costs, max_members=max_members, limits=limits)
 
 
 def keep_heaviest(
@@ -129,13 +154,17 @@ def keep_heaviest(
     costs: Float[np.ndarray, " models"],
     *,
     max_members: int | None,
+    limits: Sequence[Limit] = (),
 ) -> Float64[np.ndarray, " models"]:
-    """Drop all but the heaviest weights, and scale those to sum to 1."""
+    """Drop all but the heaviest weights that fit together, and scale those to sum to 1."""
     order = np.lexsort((np.arange(len(weights)), costs, -weights))
     kept = np.zeros_like(weights)
-    heaviest = order[:max_members]
-    kept[heaviest] = weights[heaviest]
-    kept /= kept.sum()
+    budget = Budget(max_members=max_members or len(weights), limits=tuple(limits))
+    heaviest = budget.take(order[weights[order] > 0])
+    if heaviest:
+        kept[heaviest] = weights[heaviest] / weights[heaviest].sum()
+    else:
+        kept[budget.take(order)[:1]] = 1  # all that has a weight is too dear
     return kept
 
 

@@ -4,11 +4,14 @@ The problem is convex, so a fit carries its own proof: the loss lies above the l
 by no more than the largest entry of `mixture_gains` exceeds 1.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Float64
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import nnls
 
+from ensembles.budget import Budget, Limit
 from ensembles.errors import EnsembleError
 from ensembles.forward import ForwardFit, select_forward
 
@@ -78,20 +81,25 @@ def fit_shrunk(
 
 
 def select_simplex(
-    true_class: Float[np.ndarray, "models images"], *, max_members: int
+    true_class: Float[np.ndarray, "models images"],
+    *,
+    max_members: int,
+    limits: Sequence[Limit] = (),
 ) -> Float64[np.ndarray, " models"]:
     """Find mixture weights of low log-loss for no more than `max_members` models.
 
     Args:
         true_class: Each model's probability of each image's true class.
         max_members: Most weights above 0.
+        limits: What the members together may cost.
 
     Returns:
         One weight per model, at least 0, summing to 1: of all models the best, if few enough
         of those get a weight; else of the members chosen one by one.
     """
     weights = fit_simplex(true_class)
-    if np.count_nonzero(weights) <= max_members:
+    budget = Budget(max_members=max_members, limits=tuple(limits))
+    if budget.fits(np.flatnonzero(weights).tolist()):
         return weights
     n_models, n_images = true_class.shape
     importance = np.full(n_images, 1 / n_images)
@@ -105,8 +113,10 @@ def select_simplex(
         full = fitted.scattered(n_models)
         return 1 - mixture_gains(true_class, full, importance)
 
-    first = fit([int(np.log(true_class).sum(axis=1, dtype=np.float64).argmax())])
-    return select_forward(first, fit, slopes, max_members=max_members).scattered(n_models)
+    ranking = np.argsort(-np.log(true_class).sum(axis=1, dtype=np.float64), kind="stable")
+    first = fit(budget.take(ranking)[:1])
+    best = select_forward(first, fit, slopes, max_members=max_members, limits=limits)
+    return best.scattered(n_models)
 
 
 def mixture_gains(

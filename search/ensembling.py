@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from ensembles.budget import Limit
 from ensembles.builder import METHODS, Ensemble, build_all, choose_method, explain_refusal
 from ensembles.combination import Combination
 from ensembles.errors import EnsembleError
@@ -21,6 +22,7 @@ from ensembles.methods import Method
 from ensembles.overtuning import Overtuning, measure_overtuning
 from ensembles.pool import Pool
 from ensembles.report import Report, evaluate_all
+from search.costs import read_costs
 from search.data.roles import read_roles
 from search.data.store import open_store
 from search.errors import NothingToDoError, StorageError
@@ -77,7 +79,12 @@ class EnsembleResult:
 
 
 def build_ensemble(
-    study: Study, *, method: Method | Literal["auto"] = "auto", max_members: int | None = None
+    study: Study,
+    *,
+    method: Method | Literal["auto"] = "auto",
+    max_members: int | None = None,
+    max_latency: float | None = None,
+    max_size: float | None = None,
 ) -> EnsembleResult:
     """Build all ensembles on the ens role, choose one, then report on the test role.
 
@@ -85,13 +92,15 @@ def build_ensemble(
         study: A study with finished trials.
         method: What to choose; `auto` follows a rule that looks at the ens role alone.
         max_members: Members at the most; default: as the study was told.
+        max_latency: Milliseconds that all members together may take for one image.
+        max_size: Megabytes that the weights of all members may have.
 
     Returns:
         The ensembles and the report; they also replace those that the study had.
 
     Raises:
         NothingToDoError: No trial has finished with predictions and weights.
-        EnsembleError: The method cannot be used with so few images.
+        EnsembleError: The method cannot be used with so few images, or nothing fits the limits.
     """
     paths, record = study.paths, study.record
     candidates = _candidates(study)
@@ -101,7 +110,12 @@ def build_ensemble(
     refused = {name: explain_refusal(ens, name) for name in METHODS}
     if reason := refused[choice]:
         raise EnsembleError(reason)
-    ensembles = build_all(ens, max_members=max_members or record.config.max_members, seed=seed)
+    ensembles = build_all(
+        ens,
+        max_members=max_members or record.config.max_members,
+        limits=_limits(study, candidates, max_latency=max_latency, max_size=max_size),
+        seed=seed,
+    )
     report = evaluate_all(
         ensembles,
         choice=choice,
@@ -181,6 +195,27 @@ def _candidates(study: Study) -> list[FrozenTrial]:
             f"study {study.name!r} has no finished trial to build an ensemble from."
         )
     return sorted(usable, key=lambda trial: trial.number)
+
+
+def _limits(
+    study: Study,
+    candidates: list[FrozenTrial],
+    *,
+    max_latency: float | None,
+    max_size: float | None,
+) -> list[Limit]:
+    """Return what the members together may cost; nothing is measured where nothing is limited."""
+    if max_latency is None and max_size is None:
+        return []
+    costs = read_costs(study, candidates).values()
+    times = tuple(cost.milliseconds_1 for cost in costs)
+    sizes = tuple(cost.n_bytes / 1e6 for cost in costs)
+    wanted = {"a latency in ms": (times, max_latency), "a size in MB": (sizes, max_size)}
+    return [
+        Limit(name=name, costs=each, maximum=maximum)
+        for name, (each, maximum) in wanted.items()
+        if maximum is not None
+    ]
 
 
 def _measure_overtuning(

@@ -88,6 +88,11 @@ class StudyPaths:
         return self.folder / "ensemble_curve.json"
 
     @property
+    def costs(self) -> Path:
+        """Measured time, parameters and bytes of the candidates, as JSON."""
+        return self.folder / "costs.json"
+
+    @property
     def artifacts(self) -> Path:
         """Small files that the dashboard shows."""
         return self.folder / "artifacts"

@@ -17,17 +17,23 @@ def main(
     *,
     method: Method | None = None,
     max_members: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    max_latency: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    max_size: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     studies: Annotated[Path, Parameter(env_var="CONCERTINO_STUDIES")] = DEFAULT_STUDIES,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Build the ensemble again from the stored predictions, and report on the test role.
 
-    No weights are loaded and nothing is trained. Each look at the test role is counted.
+    Nothing is trained, and no weights are loaded unless their speed has to be measured. Each look
+    at the test role is counted.
 
     Args:
         name: Name of the study; default: the one that was worked on last.
         method: What to choose; default: by a rule that does not look at the test role.
         max_members: Members at the most; default: as the study was told.
+        max_latency: Milliseconds that all members together may take for one image, on this
+            machine's CPU and in one thread; the candidates are measured once.
+        max_size: Megabytes that the weights of all members may have.
         studies: Folder of studies.
         json: Print one JSON document.
     """
@@ -38,7 +44,13 @@ def main(
     from search.study import load_study  # noqa: PLC0415
 
     study = load_study(name, studies=studies)
-    result = build_ensemble(study, method=method or "auto", max_members=max_members)
+    result = build_ensemble(
+        study,
+        method=method or "auto",
+        max_members=max_members,
+        max_latency=max_latency,
+        max_size=max_size,
+    )
     if json:
         print(json_format.dumps(result.to_json()))
         return

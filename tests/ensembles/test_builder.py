@@ -3,6 +3,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from ensembles.budget import Limit
 from ensembles.builder import (
     MAX_CANDIDATES,
     METHODS,
@@ -66,7 +67,7 @@ def test_every_ensemble_is_more_accurate_than_the_single_model_on_fresh_images(
     assert accuracy(ensembles[method].predict(fresh), fresh.labels) > single + 0.02
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "vote"])
+@pytest.mark.parametrize("method", [method for method in METHODS if "vote" not in method])
 def test_a_temperature_never_raises_the_log_loss_of_the_fitting_images_by_much(
     method: Method, fitted: tuple[Pool, Pool, dict[Method, Ensemble]]
 ) -> None:
@@ -82,7 +83,7 @@ def test_the_log_linear_pool_and_votes_have_no_temperature_of_their_own(
     _, _, ensembles = fitted
 
     plain = {name for name, each in ensembles.items() if each.combination.temperature == 1.0}
-    assert plain == {"vote", "llp", "stack"}
+    assert plain == {"vote", "weighted_vote", "llp", "stack"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -183,3 +184,56 @@ def test_predictions_of_a_missing_member_are_refused(random_pool: RandomPool) ->
 
     with pytest.raises(EnsembleError, match="no predictions of"):
         ensemble.predict(pool.select([ensemble.members[0]]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("maximum", [1.0, 4.0, 10.0])
+def test_no_ensemble_costs_more_than_its_limit(
+    method: Method, maximum: float, fitted: tuple[Pool, Pool, dict[Method, Ensemble]]
+) -> None:
+    pool, _, _ = fitted
+    costs = tuple(float(12 - number) for number in range(12))  # the best are the dearest
+
+    ensemble = build(
+        pool, method=method, limits=[Limit(name="time in ms", costs=costs, maximum=maximum)]
+    )
+
+    assert 0 < sum(costs[member] for member in ensemble.members) <= maximum
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_limit_that_nothing_reaches_changes_nothing(
+    method: Method, fitted: tuple[Pool, Pool, dict[Method, Ensemble]]
+) -> None:
+    pool, _, ensembles = fitted
+    limit = Limit(name="time in ms", costs=(1.0,) * 12, maximum=5.0)
+
+    assert build(pool, method=method, limits=[limit]) == ensembles[method]
+
+
+def test_a_limit_below_the_cheapest_model_is_refused(
+    fitted: tuple[Pool, Pool, dict[Method, Ensemble]],
+) -> None:
+    pool, _, _ = fitted
+    cheap = Limit(name="time in ms", costs=(2.0,) * 12, maximum=1.5)
+    few = Limit(name="size in MB", costs=(2.0,), maximum=5.0)
+
+    with pytest.raises(EnsembleError, match=r"no model fits time in ms of at most 1.5.* needs 2"):
+        build(pool, limits=[cheap])
+    with pytest.raises(EnsembleError, match="one cost for each of 12 models, got 1"):
+        build(pool, limits=[few])
+    with pytest.raises(EnsembleError, match="maximum above 0"):
+        Limit(name="size in MB", costs=(1.0,), maximum=0.0)
+
+
+def test_votes_are_weighed_by_their_odds() -> None:
+    labels = np.zeros(98, dtype=np.int64)
+    right = np.full((2, 98), 0.9)
+    right[0, :9] = right[1, :24] = 0.1
+    pool = Pool.from_arrays(probabilities=np.stack([right, 1 - right], axis=2), labels=labels)
+
+    ensemble = build(pool, method="weighted_vote")
+
+    # With one image of each outcome added: 90 and 75 of 100 right, odds of 9 and of 3.
+    expected = np.log([9, 3]) / np.log([9, 3]).sum()
+    np.testing.assert_allclose(ensemble.combination.weights, expected)

@@ -37,10 +37,13 @@ def test_every_ensemble_has_a_row_and_every_refusal_its_reason(report: Report) -
     methods = [row.method for row in report.rows]
 
     assert methods[0] == "single"
-    assert len(methods) == 9
+    assert len(methods) == 10
     assert "needs at least 500 images" in report.refused["stack"]
     assert report.n_test_openings == 2
-    assert {row.method for row in report.rows if not row.is_calibrated} == {"vote"}
+    assert {row.method for row in report.rows if not row.is_calibrated} == {
+        "vote",
+        "weighted_vote",
+    }
 
 
 def test_figures_on_test_and_fitting_images_stand_apart(report: Report) -> None:
