@@ -9,6 +9,7 @@ from runs import Finished
 
 from ensembles.errors import EnsembleError
 from search.cli import main
+from search.costs import read_costs
 from search.data.roles import read_roles
 from search.data.store import open_store
 from search.ensembling import build_ensemble, read_ensemble
@@ -149,3 +150,35 @@ def test_a_broken_record_of_the_ensemble_says_how_to_write_it_anew(tmp_path: Pat
 
     with pytest.raises(StorageError, match=r"cannot be read .*`python -m search ensemble` writes"):
         read_ensemble(paths)
+
+
+@pytest.mark.slow
+def test_limits_hold_for_what_was_measured(study: Study) -> None:
+    free = build_ensemble(study, method="soft", max_members=3)
+    numbers = free.selections["soft"].trial_numbers
+    costs = read_costs(study, [trial for trial in study.trials() if trial.number in numbers])
+    largest = max(cost.n_bytes for cost in costs.values()) / 1e6
+
+    result = build_ensemble(study, method="soft", max_members=3, max_size=1.5 * largest)
+
+    for selection in result.selections.values():
+        trials = [trial for trial in study.trials() if trial.number in selection.trial_numbers]
+        total = sum(cost.n_bytes for cost in read_costs(study, trials).values()) / 1e6
+        assert 0 < total <= 1.5 * largest
+    with pytest.raises(EnsembleError, match="no model fits a latency in ms of at most"):
+        build_ensemble(study, max_latency=1e-6)
+
+
+@pytest.mark.slow
+def test_a_network_is_measured_once(study: Study) -> None:
+    trials = [
+        trial for trial in study.leaders() if study.paths.trial(trial.number).weights.is_file()
+    ]
+    first = read_costs(study, trials[:1])
+    again = read_costs(study, trials[:1])
+    assert again == first
+    study.paths.costs.write_text("{", encoding="utf-8")
+    assert (
+        read_costs(study, trials[:1])[trials[0].number].n_bytes
+        == next(iter(first.values())).n_bytes
+    )
