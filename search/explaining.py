@@ -1,9 +1,12 @@
 """Why an ensemble is what it is, in a few lines: for the terminal and for the dashboard's note."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ensembles.comparison import Interval
 from ensembles.diagnostics import Explanation
+from ensembles.latency import Cost
+from ensembles.pareto import Front
 from ensembles.reliability import Reliability, ReliabilityBin
 from ensembles.report import CascadeFigures
 
@@ -21,20 +24,30 @@ class Cells:
     rows: tuple[tuple[str, ...], ...]
 
 
-def member_cells(explanation: Explanation) -> Cells:
-    """Return one row for each member: its weight, its own accuracy, what is lost without it."""
+def member_cells(explanation: Explanation, costs: Mapping[str, Cost] | None = None) -> Cells:
+    """Return one row for each member: its weight, its own accuracy, what is lost without it.
+
+    Args:
+        explanation: Of the chosen ensemble.
+        costs: By the names of the members; with them comes a column of milliseconds.
+    """
+    headings = ("member", "weight", "alone", "lost without it", "only it right")
+    rows = [
+        (
+            f"trial {member.name}",
+            f"{member.weight:.2f}",
+            f"{100 * member.accuracy:.2f} %",
+            _lost(member.accuracy_added, member.log_loss_added),
+            _images(len(member.only_right)),
+        )
+        for member in explanation.members
+    ]
+    if not costs:
+        return Cells(headings=headings, rows=tuple(rows))
+    times = [f"{costs[member.name].milliseconds_1:.2f} ms" for member in explanation.members]
     return Cells(
-        headings=("why these members", "weight", "alone", "lost without it", "only it is right"),
-        rows=tuple(
-            (
-                f"trial {member.name}",
-                f"{member.weight:.2f}",
-                f"{100 * member.accuracy:.2f} %",
-                _lost(member.accuracy_added, member.log_loss_added),
-                _images(len(member.only_right)),
-            )
-            for member in explanation.members
-        ),
+        headings=(*headings, "an image"),
+        rows=tuple((*row, time) for row, time in zip(rows, times, strict=True)),
     )
 
 
@@ -43,7 +56,7 @@ def diversity_line(explanation: Explanation) -> str:
     by_weight, by_errors = explanation.effective_by_weight, explanation.effective_by_errors
     fitted = "ens images, which they were fitted on: that flatters"
     return (
-        f"{len(explanation.members)} members, worth {by_weight:.1f} by their weights and "
+        f"{len(explanation.members)} members count as {by_weight:.1f} by their weights, as "
         f"{by_errors:.1f} by errors that they do not share; one of them or more is right on "
         f"{_percent(explanation.share_any_right)} % of {explanation.n_images:,} "
         f"{'test images' if explanation.is_fresh else fitted}"
@@ -52,12 +65,12 @@ def diversity_line(explanation: Explanation) -> str:
 
 def calibration_line(before: Reliability, after: Reliability) -> str:
     """Say how far confidence misses accuracy, before and after the temperature."""
-    interval, chance = after.interval, after.by_chance.high
+    chance = after.by_chance.high
     found = "more" if after.is_visibly_off else "no more"
     return (
         f"calibration error {_percent(before.expected_calibration_error)} % -> "
         f"{_percent(after.expected_calibration_error)} % by the temperature "
-        f"(95 % interval {_percent(interval.low)} to {_percent(interval.high)}; {found} than the "
+        f"(95 % interval {_interval(after.interval)}; {found} than the "
         f"{_percent(chance)} % that chance alone shows on {after.n_images:,} images)"
     )
 
@@ -86,6 +99,29 @@ def cascade_line(figures: CascadeFigures) -> str:
     )
 
 
+def front_cells(front: Front) -> Cells:
+    """Return one row for each ensemble that no cheaper one equals."""
+    resources = list(front.points[0].totals) if front.points else []
+    return Cells(
+        headings=("at a cost of", "members", "accuracy", "95 % interval", "log-loss", *resources),
+        rows=tuple(
+            (
+                f"{point.cost:.1f} x",
+                str(len(point.ensemble.names)),
+                f"{100 * point.accuracy:.2f} %",
+                _interval(point.accuracy_interval),
+                f"{point.log_loss:.4f}",
+                *(_amount(name, point.totals[name]) for name in resources),
+            )
+            for point in front.points
+        ),
+    )
+
+
+def _amount(resource: str, total: float) -> str:
+    return f"{total / 1e6:.1f} MB" if resource == "bytes" else f"{total:,.4g}"
+
+
 def _lost(accuracy: float | None, log_loss: float | None) -> str:
     if accuracy is None or log_loss is None:
         return "-"
@@ -94,6 +130,10 @@ def _lost(accuracy: float | None, log_loss: float | None) -> str:
 
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count:,} images"
+
+
+def _interval(interval: Interval) -> str:
+    return f"{_percent(interval.low)} to {_percent(interval.high)}"
 
 
 def _percent(share: float, n_decimals: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""The newest ensemble on the page of its study: a note with table and verdict, three figures.
+"""The newest ensemble on the page of its study: a note with table and verdict, figures, a curve.
 
 Everything is stored in the study itself and sent to the browser at each poll; so figures are
 small, without Plotly's own template (7 kB each), and replace those of the ensemble before.
@@ -11,17 +11,17 @@ import optuna
 import plotly.graph_objects as go
 from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
-from ensembles.diagnostics import Explanation
 from ensembles.methods import Method
-from ensembles.overtuning import Overtuning
-from ensembles.reliability import Reliability, ReliabilityBin
-from ensembles.report import CascadeFigures, Report, Row
+from ensembles.pareto import Front
+from ensembles.reliability import ReliabilityBin
+from ensembles.report import Report, Row
 from search.curve_points import CurvePoint
 from search.explaining import (
     Cells,
     calibration_line,
     cascade_line,
     diversity_line,
+    front_cells,
     member_cells,
     reliability_cells,
 )
@@ -113,6 +113,8 @@ def ensemble_note(report: Report, study_name: str, worth_exporting: Method) -> s
         "",
         made,
         "",
+        *explanation_note(report),
+        "",
         f"To export what the verdict advises: {advice}.",
         "",
         "`python -m search ensemble` writes this anew from its heading on; a text above it stays.",
@@ -120,30 +122,32 @@ def ensemble_note(report: Report, study_name: str, worth_exporting: Method) -> s
     return "\n".join(lines)
 
 
-def explanation_note(
-    *,
-    explanation: Explanation | None = None,
-    overtuning: Overtuning | None = None,
-    reliabilities: tuple[Reliability, Reliability] | None = None,
-    cascade: CascadeFigures | None = None,
-) -> list[str]:
+def explanation_note(report: Report, front: Front | None = None) -> list[str]:
     """Return, as lines of Markdown, what `print_explanation` prints."""
     lines: list[str] = []
+    explanation = report.explanation
     if explanation and len(explanation.members) > 1:
         lines += [*_markdown_table(member_cells(explanation)), ""]
         lines += [_escaped(diversity_line(explanation)), ""]
-    if reliabilities:
-        lines += [*_markdown_table(reliability_cells(*reliabilities)), ""]
-        lines += [f"- {_escaped(calibration_line(*reliabilities))}"]
-    if cascade:
-        lines += [f"- {_escaped(cascade_line(cascade))}"]
-    if overtuning:
-        lines += [f"- {_escaped(overtuning.sentence())}"]
+    if report.reliability_before and report.reliability:
+        both = report.reliability_before, report.reliability
+        lines += [*_markdown_table(reliability_cells(*both)), ""]
+        lines += [f"- {_escaped(calibration_line(*both))}"]
+    if report.cascade:
+        lines += [f"- {_escaped(cascade_line(report.cascade))}"]
+    if report.overtuning:
+        lines += [f"- {_escaped(report.overtuning.sentence())}"]
+    if front and len(front.points) > 1:
+        lines += ["", *_markdown_table(front_cells(front))]
     return lines
 
 
-def reliability_figure(before: Reliability, after: Reliability) -> go.Figure:
-    """Draw how often predictions are right over how sure they are, before and after."""
+def _reliability(report: Report) -> go.Figure:
+    """Draw how often the choice is right over how sure it is, before its temperature and after."""
+    before, after = report.reliability_before, report.reliability
+    if not before or not after:
+        # Takes the place of the figure of the ensemble before, which cannot be deleted.
+        return go.Figure(layout=_layout("Reliability: votes are no probabilities"))
     title = "Reliability on the test role"
     figure = go.Figure(layout=_layout_of_lines(title, "confidence"))
     figure.add_scatter(
@@ -192,6 +196,7 @@ def ensemble_figures(report: Report) -> dict[str, go.Figure]:
         "ensemble-accuracy": _accuracy(report),
         "ensemble-log-loss": _log_loss(calibrated, report.choice),
         "ensemble-members": _members(report.rows),
+        "ensemble-reliability": _reliability(report),
     }
 
 

@@ -1,20 +1,21 @@
 """How the result of a run is shown to people."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from ensembles.diagnostics import Explanation
-from ensembles.overtuning import Overtuning
-from ensembles.reliability import Reliability
-from ensembles.report import CascadeFigures
+from ensembles.latency import Cost
+from ensembles.pareto import Front
+from ensembles.report import Report
 from search.ensembling import EnsembleResult
 from search.explaining import (
     Cells,
     calibration_line,
     cascade_line,
     diversity_line,
+    front_cells,
     member_cells,
     reliability_cells,
 )
@@ -54,15 +55,16 @@ def print_ensemble(console: Console, result: EnsembleResult) -> None:
     )
     console.print()
     _say(console, report.sentence)
+    console.print()
+    print_explanation(console, report)
 
 
 def print_explanation(
     console: Console,
+    report: Report,
     *,
-    explanation: Explanation | None = None,
-    overtuning: Overtuning | None = None,
-    reliabilities: tuple[Reliability, Reliability] | None = None,
-    cascade: CascadeFigures | None = None,
+    front: Front | None = None,
+    costs: Mapping[str, Cost] | None = None,
 ) -> None:
     """Print why these members, and what the choice's scores and confidences are worth.
 
@@ -70,22 +72,25 @@ def print_explanation(
 
     Args:
         console: Where to.
-        explanation: Of the chosen ensemble; a single member needs none.
-        overtuning: Of the best trial.
-        reliabilities: Of the choice before its temperature and after.
-        cascade: Of the choice.
+        report: Of an ensemble; what it does not know is not told.
+        front: Cheaper and dearer ensembles.
+        costs: Of each member, by its name.
     """
+    explanation = report.explanation
     if explanation and len(explanation.members) > 1:
-        _print_cells(console, member_cells(explanation))
+        _print_cells(console, member_cells(explanation, costs))
         _say(console, diversity_line(explanation), style="dim")
         console.print()
-    if reliabilities:
-        _print_cells(console, reliability_cells(*reliabilities))
-        _say(console, calibration_line(*reliabilities))
-    if cascade:
-        _say(console, cascade_line(cascade))
-    if overtuning:
-        _say(console, overtuning.sentence())
+    if report.reliability_before and report.reliability:
+        _print_cells(console, reliability_cells(report.reliability_before, report.reliability))
+        _say(console, calibration_line(report.reliability_before, report.reliability))
+    if report.cascade:
+        _say(console, cascade_line(report.cascade))
+    if report.overtuning:
+        _say(console, report.overtuning.sentence())
+    if front and len(front.points) > 1:
+        console.print()
+        _print_cells(console, front_cells(front))
 
 
 def _print_cells(console: Console, cells: Cells) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from runs import Finished
 
 from ensembles.builder import build
 from ensembles.metrics import log_loss
@@ -251,6 +252,13 @@ def test_the_curve_is_drawn_on_the_page_of_the_study(acted: Acted, make_curve: M
     study = open_study(acted.study.paths)
     attributes = study._storage.get_study_system_attrs(study._study_id)
     assert any("ensemble-curve" in key for key in attributes)
+
+
+def test_a_whole_run_leaves_a_curve_of_all_its_trials(finished: Finished) -> None:
+    newest = read_curve(finished.study.paths)[-1]
+
+    assert newest.n_finished == finished.study.counts().finished == 6
+    assert newest.n_images == finished.study.record.role_sizes["ens"]
 
 
 def make_pool(labels: np.ndarray) -> Pool:

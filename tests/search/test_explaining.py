@@ -2,13 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from explanations import AFTER, BEFORE, CASCADE, EXPLANATION, FIRST
+from explanations import AFTER, BEFORE, CASCADE, EXPLANATION, FIRST, make_front
 
+from ensembles.latency import Cost
 from ensembles.reliability import reliability
 from search.explaining import (
     calibration_line,
     cascade_line,
     diversity_line,
+    front_cells,
     member_cells,
     reliability_cells,
 )
@@ -18,6 +20,25 @@ def test_each_member_has_a_row_with_what_is_lost_without_it() -> None:
     assert member_cells(EXPLANATION).rows == (
         ("trial 7", "0.75", "77.20 %", "+0.40 points, +0.0123 nats", "2 images"),
         ("trial 12", "0.25", "77.20 %", "-0.10 points, +0.0123 nats", "1 image"),
+    )
+
+
+def test_a_member_whose_cost_was_measured_has_its_time_told() -> None:
+    cost = Cost(milliseconds_1=1.256, milliseconds_32=20.0, n_parameters=10, n_bytes=40)
+
+    cells = member_cells(EXPLANATION, {"7": cost, "12": replace(cost, milliseconds_1=0.5)})
+
+    assert [row[-1] for row in cells.rows] == ["1.26 ms", "0.50 ms"]
+    assert len(cells.headings) == len(cells.rows[0])
+
+
+def test_each_ensemble_of_the_front_has_a_row_with_what_it_needs() -> None:
+    cells = front_cells(make_front())
+
+    assert cells.headings[-2:] == ("milliseconds", "bytes")
+    assert cells.rows == (
+        ("1.0 x", "1", "90.00 %", "88.0 to 91.5", "0.3500", "1.25", "0.4 MB"),
+        ("2.5 x", "2", "92.00 %", "88.0 to 91.5", "0.3000", "3.125", "1.2 MB"),
     )
 
 
@@ -33,7 +54,7 @@ def test_figures_on_the_images_of_the_fit_are_called_flattering() -> None:
     fitted = diversity_line(replace(EXPLANATION, is_fresh=False))
 
     assert diversity_line(EXPLANATION) == (
-        "2 members, worth 1.8 by their weights and 1.3 by errors that they do not share; "
+        "2 members count as 1.8 by their weights, as 1.3 by errors that they do not share; "
         "one of them or more is right on 85.3 % of 1,000 test images"
     )
     assert fitted.endswith("85.3 % of 1,000 ens images, which they were fitted on: that flatters")

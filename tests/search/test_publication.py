@@ -6,7 +6,7 @@ import numpy as np
 import optuna
 import pytest
 from curves import POINT
-from explanations import AFTER, BEFORE, CASCADE, EXPLANATION
+from explanations import make_front, make_report
 from optuna.study import StudyDirection
 from optuna_dashboard import get_note, save_note
 
@@ -23,7 +23,6 @@ from search.publication import (
     explanation_note,
     publish_curve,
     publish_ensemble,
-    reliability_figure,
 )
 from search.storage import create_study, open_study
 
@@ -66,7 +65,8 @@ def figure_parts(study: optuna.Study) -> dict[str, str]:
 def test_the_note_has_a_row_for_each_method_and_the_choice_in_bold(report: Report) -> None:
     lines = ensemble_note(report, "tiny", "single").splitlines()
 
-    table = [line for line in lines if line.startswith("|")]
+    first = next(place for place, line in enumerate(lines) if line.startswith("|"))
+    table = lines[first : lines.index("", first)]
     assert len(table) == 2 + len(report.rows)
     assert len({line.count("|") for line in table}) == 1
     assert [line.startswith("| **bagged\\_greedy** | **") for line in table].count(True) == 1
@@ -91,7 +91,7 @@ def test_a_new_ensemble_takes_the_place_of_the_one_before(
 
     assert get_note(study).count(HEADING) == 1
     assert figure_parts(study) == first
-    assert len({key.split(":")[2] for key in first}) == 3
+    assert len({key.split(":")[2] for key in first}) == 4
 
 
 def test_what_somebody_wrote_above_the_heading_stays(study: optuna.Study, report: Report) -> None:
@@ -126,7 +126,7 @@ def test_votes_have_no_log_loss_to_draw(report: Report) -> None:
     drawn = ensemble_figures(report)["ensemble-log-loss"].data[0]
 
     assert "vote" not in drawn.y
-    assert len(drawn.y) == len(report.rows) - 1
+    assert len(drawn.y) == sum(row.is_calibrated for row in report.rows) < len(report.rows)
 
 
 def test_members_stand_in_the_order_of_their_trials(report: Report) -> None:
@@ -163,30 +163,42 @@ def test_a_curve_takes_the_place_of_the_one_before_and_is_small(study: optuna.St
     assert sum(map(len, figure_parts(study).values())) < 3_000
 
 
-def test_an_explanation_becomes_two_tables_and_three_points() -> None:
-    lines = explanation_note(
-        explanation=EXPLANATION,
-        overtuning=POINT.overtuning,
-        reliabilities=(BEFORE, AFTER),
-        cascade=CASCADE,
-    )
+def test_an_explanation_becomes_three_tables_and_three_points() -> None:
+    lines = explanation_note(make_report(), make_front())
 
     table = [line for line in lines if line.startswith("|")]
-    assert [line.count("|") for line in table] == [6] * 4 + [4] * 4
+    assert [line.count("|") for line in table] == [6] * 4 + [4] * 4 + [8] * 4
     assert [line.startswith("- ") for line in lines].count(True) == 3
 
 
-def test_nothing_is_noted_of_what_is_not_known() -> None:
-    assert explanation_note() == []
+def test_the_note_of_an_ensemble_explains_it(report: Report) -> None:
+    lines = ensemble_note(report, "tiny", "single").splitlines()
+
+    assert set(explanation_note(report)) <= set(lines)
+    assert any("only it right" in line for line in lines)
+
+
+def test_nothing_is_noted_of_what_is_not_known(report: Report) -> None:
+    unknown = replace(
+        report, explanation=None, reliability_before=None, cascade=None, overtuning=None
+    )
+
+    assert explanation_note(unknown) == []
 
 
 def test_the_reliability_drawn_leaves_out_bins_without_images() -> None:
-    _, before, after = reliability_figure(BEFORE, AFTER).data
+    _, before, after = ensemble_figures(make_report())["ensemble-reliability"].data
 
     assert tuple(before.x) == (0.45, 0.85, 0.95)
     assert tuple(before.y) == (0.2, 0.6, 1.0)
     assert tuple(after.error_y.array) == (0.5, 0.0)
     assert tuple(after.error_y.arrayminus) == (0.3, 0.8)
+
+
+def test_of_votes_the_place_of_the_reliability_stays_empty(report: Report) -> None:
+    of_votes = replace(report, reliability_before=None, reliability=None)
+
+    assert ensemble_figures(of_votes)["ensemble-reliability"].data == ()
 
 
 def test_an_ensemble_that_cannot_be_shown_is_still_built(

@@ -2,10 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
+from curves import POINT
+
+from ensembles.builder import Ensemble, build_all
+from ensembles.combination import Combination
 from ensembles.comparison import Interval
 from ensembles.diagnostics import Explanation, MemberExplanation
+from ensembles.pareto import Front, FrontPoint
+from ensembles.pool import Pool
 from ensembles.reliability import Reliability, ReliabilityBin
-from ensembles.report import CascadeFigures
+from ensembles.report import CascadeFigures, Report, evaluate_all
 
 FIRST = MemberExplanation(
     name="7",
@@ -60,3 +67,62 @@ def make_reliability(counts: dict[int, tuple[int, float]], error: float) -> Reli
 
 BEFORE = make_reliability({4: (100, 0.2), 8: (100, 0.6), 9: (300, 1.0)}, error=0.06)
 AFTER = make_reliability({4: (50, 0.4), 9: (450, 0.9)}, error=0.021)
+
+
+def make_report() -> Report:
+    """Return a report whose explanation is the one above, whatever its table says."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(3, size=60)
+    pool = Pool.from_arrays(logits=generator.normal(size=(2, 60, 3)), labels=labels)
+    ensembles = build_all(pool, max_members=2)
+    return replace(
+        evaluate_all(ensembles, choice="soft", fit_pool=pool, test_pool=pool),
+        explanation=EXPLANATION,
+        reliability_before=BEFORE,
+        reliability=AFTER,
+        cascade=CASCADE,
+        overtuning=POINT.overtuning,
+    )
+
+
+def make_front() -> Front:
+    """Return a front of one member and of two."""
+    point = FrontPoint(
+        ensemble=make_ensemble("4"),
+        budget=1.0,
+        cost=1.0,
+        totals={"milliseconds": 1.25, "bytes": 400_000.0},
+        accuracy=0.9,
+        accuracy_interval=Interval(low=0.88, high=0.915),
+        log_loss=0.35,
+        fitted_log_loss=0.34,
+    )
+    dearer = replace(
+        point,
+        ensemble=make_ensemble("4", "9"),
+        budget=3.0,
+        cost=2.5,
+        totals={"milliseconds": 3.125, "bytes": 1_250_000.0},
+        accuracy=0.92,
+        log_loss=0.3,
+        fitted_log_loss=0.29,
+    )
+    return Front(
+        resource="milliseconds",
+        single="4",
+        single_cost=1.25,
+        n_images=1000,
+        points=(point, dearer),
+    )
+
+
+def make_ensemble(*names: str) -> Ensemble:
+    return Ensemble(
+        method="soft",
+        members=tuple(range(len(names))),
+        names=names,
+        combination=Combination(
+            method="soft", space="probability", weights=(1 / len(names),) * len(names)
+        ),
+        n_images=500,
+    )
