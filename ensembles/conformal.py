@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 from pydantic import ConfigDict
-from scipy.stats import beta, binom
 
 from ensembles.errors import EnsembleError
 
@@ -217,7 +216,9 @@ def _reach(
     target_accuracy: float,
 ) -> Bool[np.ndarray, " steps"]:
     """Return which steps are reached from a start without a failing test on the way."""
-    good = binom.cdf(n_errors, answered, 1 - target_accuracy) <= RISK / len(_STARTS)
+    from scipy.special import bdtr  # noqa: PLC0415 - for fits; predictions need no SciPy
+
+    good = bdtr(n_errors, answered, 1 - target_accuracy) <= RISK / len(_STARTS)
     reached = np.zeros(len(answered), dtype=np.bool_)
     for first in starts:
         reached[first:] |= np.logical_and.accumulate(good[first:])
@@ -228,8 +229,10 @@ def _find_highest_target(
     answered: Int64[np.ndarray, " starts"], n_errors: Int64[np.ndarray, " starts"]
 ) -> float:
     """Return the highest accuracy that a start is shown to have: Clopper and Pearson's bound."""
+    from scipy.special import betaincinv  # noqa: PLC0415 - as above
+
     n_right = answered - n_errors
-    bounds = beta.ppf(RISK / len(_STARTS), np.maximum(n_right, 1), n_errors + 1)
+    bounds = betaincinv(np.maximum(n_right, 1), n_errors + 1, RISK / len(_STARTS))
     return float(np.where(n_right > 0, bounds, 0.0).max())
 
 

@@ -4,11 +4,13 @@ What an ensemble predicts for its own fitting images flatters it, and a threshol
 that is read off there promises too much.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
 
+from ensembles.budget import Limit
 from ensembles.builder import MAX_MEMBERS, build, choose_method
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
@@ -22,6 +24,7 @@ def cross_fitted_predictions(
     *,
     method: Method | Literal["auto"] = "auto",
     max_members: int = MAX_MEMBERS,
+    limits: Sequence[Limit] = (),
     n_folds: int = N_FOLDS,
     seed: int = 0,
 ) -> Float64[np.ndarray, "images classes"]:
@@ -35,6 +38,7 @@ def cross_fitted_predictions(
         pool: The predictions that the ensemble itself is fitted on.
         method: As for `build`.
         max_members: As for `build`.
+        limits: As for `build`.
         n_folds: How many parts; each holds its share of every class.
         seed: Of the folds, and as for `build`.
 
@@ -55,7 +59,11 @@ def cross_fitted_predictions(
     for fold in range(n_folds):
         kept, left_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         ensemble = build(
-            pool.select_images(kept), method=chosen, max_members=max_members, seed=seed
+            pool.select_images(kept),
+            method=chosen,
+            max_members=max_members,
+            limits=limits,
+            seed=seed,
         )
         predictions[left_out] = ensemble.predict(pool.select_images(left_out))
     return predictions

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
-from ensembles.builder import build
 from ensembles.comparison import (
     Comparison,
     Interval,
@@ -16,8 +15,6 @@ from ensembles.comparison import (
     mcnemar,
 )
 from ensembles.errors import EnsembleError
-from ensembles.methods import Method
-from ensembles.pool import Pool
 
 
 def predict(right: np.ndarray, sure: float = 0.9) -> np.ndarray:
@@ -198,25 +195,6 @@ def test_a_comparison_without_images_is_refused() -> None:
 
     with pytest.raises(EnsembleError, match="at least one test image"):
         compare(none, none, np.zeros(0, dtype=np.int64))
-
-
-def test_ensembles_of_pure_noise_are_seldom_called_better_or_worse() -> None:
-    methods: tuple[Method, ...] = ("bagged_greedy", "llp")
-    generator = np.random.default_rng(0)
-    n_called = 0
-    for number in range(100):
-        labels = generator.integers(3, size=300)
-        pool = Pool.from_arrays(logits=generator.normal(size=(8, 300, 3)), labels=labels)
-        fit_pool = pool.select_images(np.arange(100))
-        fresh = pool.select_images(np.arange(100, 300))
-        ensemble = build(fit_pool, method=methods[number % 2])
-        single = build(fit_pool, method="single")
-        comparison = compare(
-            ensemble.predict(fresh), single.predict(fresh), fresh.labels, n_resamples=2
-        )
-        n_called += comparison.verdict != "not distinguishable"
-
-    assert n_called <= 10
 
 
 def test_the_interval_of_two_unrelated_shares_is_that_of_the_source() -> None:

@@ -48,7 +48,7 @@ def test_a_fresh_image_is_covered_as_often_as_promised(
     sharpness: float, alpha: float, n_images: int
 ) -> None:
     generator = np.random.default_rng(1)
-    n_runs = 1500
+    n_runs = 600
     hits = 0
 
     for _ in range(n_runs):
@@ -66,7 +66,7 @@ def test_coverage_is_not_far_above_what_was_promised() -> None:
     generator = np.random.default_rng(2)
     coverages = []
 
-    for _ in range(300):
+    for _ in range(200):
         fit = fit_conformal(*draw(generator, 99), alpha=0.1)
         coverages.append(coverage(fit, *draw(generator, 500)))
 

@@ -3,6 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from ensembles.budget import Limit
 from ensembles.builder import build
 from ensembles.conformal import fit_conformal
 from ensembles.cross_fitting import cross_fitted_predictions
@@ -54,8 +55,8 @@ def test_sets_of_cross_fitted_predictions_cover_fresh_images(
     crossed: list[float] = []
     flattered: list[float] = []
 
-    for seed in range(30):
-        pool = random_pool(n_models=30, n_images=1080, seed=seed)
+    for seed in range(20):
+        pool = random_pool(n_models=20, n_images=1080, seed=seed)
         fit_pool = pool.select_images(np.arange(80))
         rest = pool.select_images(np.arange(80, 1080))
         ensemble = build(fit_pool, method="simplex")
@@ -68,8 +69,18 @@ def test_sets_of_cross_fitted_predictions_cover_fresh_images(
             conformal = fit_conformal(predictions, fit_pool.labels, alpha=0.2)
             coverages.append(float(conformal.sets(fresh)[images, rest.labels].mean()))
 
-    assert np.mean(crossed) > 0.8 - 2 * np.std(crossed) / np.sqrt(30)
+    assert np.mean(crossed) > 0.8 - 2 * np.std(crossed) / np.sqrt(20)
     assert np.mean(flattered) < np.mean(crossed)
+
+
+def test_limits_hold_in_each_fold(random_pool: Callable[..., Pool]) -> None:
+    pool = random_pool(n_models=3, n_images=20)
+    only_the_last = Limit(name="size", costs=(2.0, 2.0, 1.0), maximum=1.0)
+
+    limited = cross_fitted_predictions(pool, method="greedy", limits=[only_the_last], n_folds=4)
+
+    alone = cross_fitted_predictions(pool.select([2]), method="greedy", n_folds=4)
+    np.testing.assert_allclose(limited, alone)
 
 
 @pytest.mark.parametrize("n_folds", [1, 13])
