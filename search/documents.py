@@ -6,12 +6,11 @@ from typing import Any, TypeAlias
 
 from filelock import FileLock, Timeout
 
-from ensembles.metrics import METRICS
 from search.curve_points import read_curve
 from search.errors import NothingToDoError, SearchError, StorageError
 from search.paths import StudyPaths
 from search.study import Study, list_studies, load_study
-from search.trials import count_trials, ranked, trial_row
+from search.trials import trial_row
 
 SCHEMA = 1
 Document: TypeAlias = dict[str, Any]
@@ -19,10 +18,7 @@ Document: TypeAlias = dict[str, Any]
 
 def status_document(study: Study) -> Document:
     """Return how far a study is."""
-    trials = study.trials()
-    counts = count_trials(trials)
-    record = study.record
-    leaders = ranked(trials, rises=METRICS[record.config.metric].higher_is_better)
+    counts, best, record = study.counts(), study.best(), study.record
     curve = read_curve(study.paths)
     return {
         "schema": SCHEMA,
@@ -35,7 +31,7 @@ def status_document(study: Study) -> Document:
         "images": ", ".join(f"{role} {count:,}" for role, count in record.role_sizes.items()),
         "classes": len(record.class_names),
         "skipped": record.skipped,
-        "best": asdict(trial_row(leaders[0])) if leaders else None,
+        "best": asdict(trial_row(best)) if best else None,
         "ensemble_so_far": {**asdict(curve[-1]), "sentence": curve[-1].sentence()}
         if curve
         else None,

@@ -24,17 +24,19 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 from ensembles.builder import Ensemble, build, choose_method
 from ensembles.methods import Method
 from ensembles.metrics import accuracy, log_loss
-from ensembles.overtuning import Overtuning, measure_overtuning
+from ensembles.overtuning import Overtuning
 from ensembles.pool import Pool, split_in_folds
 from search.curve_points import CurvePoint, Score, add_point, read_curve, write_curve
 from search.data.roles import Role, read_roles
 from search.data.store import open_store
+from search.judging import measure_flattery
 from search.predictions import read_predictions
 from search.publication import publish_curve
 from search.retention import kept_trials
 from search.seeding import derive_seed
-from search.storage import FINISHED, open_study
+from search.storage import open_study
 from search.study import Study
+from search.trials import FINISHED
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +170,7 @@ def _measure_overtuning(study: Study, trial_number: int) -> Overtuning:
         )
         for role in _READ
     )
-    return measure_overtuning(stop=stop, ens=ens)
+    return measure_flattery(stop=stop, ens=ens)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,8 @@ from rich.text import Text
 from ensembles.metrics import METRICS
 from search.curve_points import CurvePoint
 from search.durations import format_duration
-from search.storage import FINISHED
 from search.supervisor import Snapshot
-from search.trials import count_trials, ranked, seconds_left, trial_row
+from search.trials import FINISHED, count_trials, ranked, seconds_left, trial_row
 
 N_NEWEST = 6
 TRIALS_BETWEEN_ENSEMBLES = 10

@@ -1,9 +1,10 @@
 """What a study says of itself, stored in its database and checked when it goes on."""
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import optuna
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -75,11 +76,20 @@ def read_record(study: optuna.Study) -> StudyRecord:
     Raises:
         StorageError: It is not a study of this tool, or of a version that cannot be read.
     """
-    stored = study.user_attrs.get(ATTRIBUTE)
+    return record_of(study.study_name, study.user_attrs)
+
+
+def record_of(name: str, attributes: Mapping[str, Any]) -> StudyRecord:
+    """Read what a study says of itself from its user attributes.
+
+    Raises:
+        StorageError: It is not a study of this tool, or of a version that cannot be read.
+    """
+    stored = attributes.get(ATTRIBUTE)
     if not isinstance(stored, dict):
         got = "" if stored is None else " that can be read"
         raise StorageError(
-            f"study {study.study_name!r} was not made by `python -m search run`: "
+            f"study {name!r} was not made by `python -m search run`: "
             f"it has no attribute {ATTRIBUTE!r}{got}."
         )
     try:
@@ -88,7 +98,7 @@ def read_record(study: optuna.Study) -> StudyRecord:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise StorageError(
-            f"study {study.study_name!r} was made by another version "
+            f"study {name!r} was made by another version "
             f"({stored.get('version', 'unknown')}, this is {version('concertino')}): "
             f"{where}: {first['msg']}."
         ) from error

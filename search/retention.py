@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial
 
 from ensembles.metrics import METRICS, MetricName
 from search.paths import StudyPaths
-from search.storage import FINISHED
+from search.trials import FINISHED
 from search.trials import ranked as ranked_trials
 
 KEPT_OF_EACH_FAMILY = 3

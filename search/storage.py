@@ -6,34 +6,28 @@ SQLite is shared by all workers of a machine and by the dashboard. Stock setting
 file lock around every change of a trial's state.
 """
 
+import json
 import sqlite3
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.storages import RDBStorage, get_storage
+from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy import URL, event
+from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.errors import NothingToDoError, StorageError
+from search.database import BUSY_TIMEOUT_SECONDS, explain, look_into
+from search.errors import StorageError
+from search.frozen_trials import read_trials
 from search.paths import StudyPaths
 
-BUSY_TIMEOUT_SECONDS = 120
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 MAX_ATTEMPTS = 3
-_HINTS: Mapping[str, str] = {
-    "malformed": "put back a copy, or save what is left of it with `sqlite3 FILE .recover`",
-    "disk is full": "free some space, then `python -m search resume` goes on",
-    "readonly": "expected a file and a folder that can be written",
-    "is locked": f"another process has held it for more than {BUSY_TIMEOUT_SECONDS} s",
-}
-"""From SQLite's words to what can be done."""
 
 
 class SQLiteStorage(RDBStorage):
@@ -43,7 +37,7 @@ class SQLiteStorage(RDBStorage):
         self._lock_path = lock_path
         self._lock = state_lock(lock_path)
         super().__init__(
-            f"sqlite:///{path}",
+            URL.create("sqlite", database=str(path)).render_as_string(),
             engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}},
         )
         self._tune_connections()
@@ -71,6 +65,32 @@ class SQLiteStorage(RDBStorage):
         """Change a trial's state while no other process does."""
         with self._lock:
             return super().set_trial_state_values(trial_id, state, values)
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """Read many trials at once, in a tenth of the time.
+
+        A method of Optuna's own; should it be called otherwise one day, all is read as before.
+        """
+        self.get_study_name_from_id(study_id)  # raises KeyError where there is none
+        with self.engine.connect() as pooled:
+            connection: Any = pooled.connection.driver_connection
+            try:
+                found = connection.execute(
+                    "SELECT trial_id FROM trials WHERE study_id = ? AND "
+                    "(trial_id > ? OR trial_id IN (SELECT value FROM json_each(?))) "
+                    "ORDER BY trial_id",
+                    (study_id, trial_id_greater_than, json.dumps(list(included_trial_ids))),
+                )
+                trials = read_trials(connection, [trial_id for (trial_id,) in found])
+            except sqlite3.DatabaseError as error:
+                raise _unusable(self.engine, error) from error
+        return [trial for trial in trials if states is None or trial.state in states]
 
 
 def state_lock(path: Path) -> FileLock:
@@ -116,7 +136,7 @@ def create_study(
         storage.remove_session()
         storage.engine.dispose()  # the last connection to close empties the write-ahead log
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise StorageError(f"{paths.database}: cannot be made: {_reason(error)}.") from error
+        raise StorageError(f"{paths.database}: cannot be made: {explain(error)}.") from error
     unfinished.replace(paths.database)
 
 
@@ -140,22 +160,18 @@ def open_study(
         NothingToDoError: There is no such study.
         StorageError: The file is there but is no database of a study.
     """
-    if not paths.database.is_file():
-        raise NothingToDoError(
-            f"there is no study {paths.name!r} in {paths.folder.parent}; "
-            "`python -m search list` shows those there are."
-        )
+    with look_into(paths):
+        pass  # it is there, and is the study's
     try:
-        storage = get_storage(SQLiteStorage(paths.database, paths.trial_lock))
-        names = [study.study_name for study in storage.get_all_studies()]
-        if paths.name not in names:
-            raise StorageError(f"{paths.database}: {_other_name(paths, names)}")
         return optuna.load_study(
-            storage=storage, study_name=paths.name, sampler=sampler, pruner=pruner
+            storage=SQLiteStorage(paths.database, paths.trial_lock),
+            study_name=paths.name,
+            sampler=sampler,
+            pruner=pruner,
         )
     except (SQLAlchemyError, sqlite3.Error, RuntimeError) as error:
         raise StorageError(
-            f"{paths.database}: not the database of study {paths.name!r}: {_reason(error)}."
+            f"{paths.database}: not the database of study {paths.name!r}: {explain(error)}."
         ) from error
 
 
@@ -274,22 +290,9 @@ def _explain(context: ExceptionContext) -> None:
     error = context.original_exception
     handled = isinstance(error, sqlite3.IntegrityError) or "too many SQL" in str(error)
     if isinstance(error, sqlite3.DatabaseError) and not handled:
-        file = context.engine.url.database if context.engine else "the database"
-        raise StorageError(f"{file}: cannot be used: {_reason(error)}.") from error
+        raise _unusable(context.engine, error) from error
 
 
-def _other_name(paths: StudyPaths, names: Sequence[str]) -> str:
-    """Say which studies a database holds instead of the one that its folder is named after."""
-    if not names:
-        return "holds no study; move its folder away, and the same `run` begins anew."
-    folder = paths.folder.with_name(names[0])
-    return f"holds study {names[0]!r}, not {paths.name!r}; rename its folder to {str(folder)!r}."
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of what a library said, and what can be done about it."""
-    original = getattr(error, "orig", None) or error  # SQLAlchemy wraps the error of the driver
-    text = str(original).strip() or repr(original)
-    line = text.splitlines()[0].rstrip(".")
-    hints = [hint for words, hint in _HINTS.items() if words in line]
-    return "; ".join([line, *hints])
+def _unusable(engine: Engine | None, error: sqlite3.Error) -> StorageError:
+    file = engine.url.database if engine else "the database"
+    return StorageError(f"{file}: cannot be used: {explain(error)}.")

@@ -8,11 +8,11 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from ensembles.metrics import METRICS
+from search.database import count_states, read_attributes, read_best
 from search.errors import NothingToDoError
 from search.paths import DEFAULT_STUDIES, StudyPaths
-from search.record import StudyRecord, read_record
-from search.storage import open_study
-from search.trials import TrialCounts, count_trials, ranked
+from search.record import StudyRecord, record_of
+from search.trials import TrialCounts, name_counts, ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,19 @@ class Study:
 
     @cached_property
     def _opened(self) -> optuna.Study:
-        """The study with its cache of finished trials, which costs seconds to fill anew."""
+        """The study with its cache of finished trials."""
+        from search.storage import open_study  # noqa: PLC0415  # SQLAlchemy takes half a second
+
         return open_study(self.paths)
 
     def counts(self) -> TrialCounts:
         """Return how many trials are in which state."""
-        return count_trials(self.trials())
+        return name_counts(count_states(self.paths))
+
+    def best(self) -> FrozenTrial | None:
+        """Return the best complete trial, without reading the others."""
+        rises = METRICS[self.record.config.metric].higher_is_better
+        return read_best(self.paths, rises=rises)
 
     def leaders(self) -> list[FrozenTrial]:
         """Return the complete trials, best first."""
@@ -58,7 +65,7 @@ def load_study(name: str | None = None, *, studies: Path = DEFAULT_STUDIES) -> S
         StorageError: Its database cannot be read.
     """
     paths = StudyPaths(studies / name) if name else _newest(studies)
-    return Study(paths=paths, record=read_record(open_study(paths)))
+    return Study(paths=paths, record=record_of(paths.name, read_attributes(paths)))
 
 
 def list_studies(studies: Path = DEFAULT_STUDIES) -> list[StudyPaths]:

@@ -20,7 +20,8 @@ from search.paths import StudyPaths
 from search.record import StudyRecord
 from search.retention import free_weights
 from search.schedule import Deadline
-from search.storage import FINISHED, hand_back_orphans, n_counted, open_study
+from search.storage import hand_back_orphans, n_counted, open_study
+from search.trials import FINISHED
 from search.workers import WorkerOrder, work
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.storage import FINISHED
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,11 @@ class TrialCounts:
 
 def count_trials(trials: Sequence[FrozenTrial]) -> TrialCounts:
     """Count trials by state."""
-    counts = Counter(trial.state for trial in trials)
+    return name_counts(Counter(trial.state for trial in trials))
+
+
+def name_counts(counts: Counter[TrialState]) -> TrialCounts:
+    """Return counts by Optuna's states as counts with names of ours."""
     return TrialCounts(
         complete=counts[TrialState.COMPLETE],
         pruned=counts[TrialState.PRUNED],

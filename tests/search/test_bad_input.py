@@ -335,7 +335,7 @@ STUDIES = [
         name="another version of the space",
     ),
     Case(
-        words="status fresh",
+        words="resume fresh",
         code=1,
         message="studies/fresh/study.db: not the database of study 'fresh': The runtime optuna "
         "version",

@@ -10,6 +10,7 @@ from optuna.study import StudyDirection
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
 
+from search.database import read_attributes
 from search.errors import NothingToDoError, StorageError
 from search.paths import StudyPaths
 from search.storage import (
@@ -48,6 +49,19 @@ def paths(tmp_path: Path) -> StudyPaths:
         first_trials=[{"x": 0.25}],
     )
     return paths
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    paths = StudyPaths(tmp_path / "my {runs} 100%20? #1" / "one")
+    paths.folder.mkdir(parents=True)
+
+    create_study(
+        paths, StudyDirection.MINIMIZE, metric="x", attributes={"answer": 42}, first_trials=[]
+    )
+
+    assert open_study(paths).user_attrs["answer"] == 42
+    assert [path.name for path in tmp_path.iterdir()] == [paths.folder.parent.name]
+    assert read_attributes(paths)["answer"] == 42
 
 
 def test_a_new_study_is_in_write_ahead_mode_and_has_its_attributes(paths: StudyPaths) -> None:
