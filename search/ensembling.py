@@ -19,13 +19,14 @@ from ensembles.builder import METHODS, Ensemble, build_all, choose_method, expla
 from ensembles.combination import Combination
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
-from ensembles.overtuning import Overtuning, measure_overtuning
+from ensembles.overtuning import Overtuning
 from ensembles.pool import Pool
 from ensembles.report import Report, evaluate_all
 from search.costs import read_costs
 from search.data.roles import read_roles
 from search.data.store import open_store
 from search.errors import NothingToDoError, StorageError
+from search.judging import measure_flattery
 from search.paths import StudyPaths, written_whole
 from search.predictions import has_predictions, read_predictions
 from search.record import StudyRecord
@@ -226,7 +227,7 @@ def _measure_overtuning(
         return None
     stop = _pool(study.paths, study.record, leaders[:1], "stop")
     same = ens.select_names([str(leaders[0].number)])
-    return measure_overtuning(
+    return measure_flattery(
         stop=(stop.log_probabilities[0], stop.labels), ens=(same.log_probabilities[0], ens.labels)
     )
 

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int64
 
 from ensembles.calibration import fit_temperature
 from ensembles.metrics import METRICS, MetricName
+from ensembles.overtuning import Overtuning, measure_overtuning
 from ensembles.pool import normalize_log_probabilities
 
 SCORES: tuple[MetricName, ...] = ("log_loss", "accuracy", "balanced_accuracy", "macro_f1")
@@ -29,6 +30,30 @@ def score(
     calibrated = normalize_log_probabilities(log_probabilities / temperature)
     scores = {str(name): METRICS[name].compute(calibrated, labels) for name in SCORES}
     return {**scores, "temperature": temperature}
+
+
+def measure_flattery(
+    stop: tuple[Float[np.ndarray, "stop_images classes"], Int64[np.ndarray, " stop_images"]],
+    ens: tuple[Float[np.ndarray, "ens_images classes"], Int64[np.ndarray, " ens_images"]],
+) -> Overtuning:
+    """Measure how much a trial's own score promised too much.
+
+    The score has a temperature that was fitted on the stop role; so the same temperature goes
+    with the trial to the ens role.
+
+    Args:
+        stop: What the network predicts for the stop role, and its labels.
+        ens: The same for the ens role.
+
+    Raises:
+        EnsembleError: One of the roles has fewer than 2 images.
+    """
+    temperature = fit_temperature(*stop, prior_sigma=PRIOR_SIGMA)
+    judged = [
+        (normalize_log_probabilities(predicted / temperature), labels)
+        for predicted, labels in (stop, ens)
+    ]
+    return measure_overtuning(stop=judged[0], ens=judged[1])
 
 
 def is_better(metric: MetricName, value: float, than: float) -> bool:

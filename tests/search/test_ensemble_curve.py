@@ -17,6 +17,7 @@ from search.curve_points import CurvePoint, read_curve
 from search.data.roles import read_roles
 from search.data.store import open_store
 from search.ensemble_curve import EnsembleCurve, cross_fit
+from search.judging import score
 from search.paths import StudyPaths
 from search.storage import open_study
 from search.study import Study
@@ -41,7 +42,7 @@ class Acted:
             logits[np.arange(len(true)), true] += strength
             logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
             np.save(paths.trial(number).predictions(role), logits.astype(np.float32))
-            losses[role] = -float(logits[np.arange(len(true)), true].mean())
+            losses[role] = score(logits, true)["log_loss"]
         return make_trial(number, log_loss=losses["stop"])
 
 
