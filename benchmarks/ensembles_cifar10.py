@@ -214,12 +214,12 @@ def measure(flags: argparse.Namespace) -> Outcome:
         title=f"{pool.n_models} trials of study {study.name}, {pool.n_images:,} images, "
         f"{n_splits} splits",
         headings=("on fresh images", "accuracy", "log-loss", "ECE", "members", "cost",
-                  "gain", "95 % interval", "optimism", "95 % interval", "on fitted rows"),
+                  "gain", "optimism", "on fitted rows"),
         rows=[_row(name, means[name], gain[name], optimism[name]) for name in names],
         bars=_bars(means, optimism) if full else [],
         figures={"means": means, "gain": gain, "optimism": optimism, "n_trials": pool.n_models},
         remarks=(
-            f"gain: of accuracy over {BEST_TRIAL}, number {best_trial};",
+            f"gain: points of accuracy over {BEST_TRIAL}, number {best_trial}; ±: 95 % interval;",
             "optimism: accuracy as reported on the second third minus that on fresh images;",
             "on fitted rows: what a report on the images of the fit would have promised on top",
         ),
@@ -264,12 +264,15 @@ def _row(
         "-" if is_vote else f"{100 * means['ece']:.1f} %",
         f"{means['n_members']:.1f}",
         f"{means['cost']:.1f} x",
-        f"{100 * means['gain']:+.2f}",
-        f"{100 * gain[0]:+.2f} to {100 * gain[1]:+.2f}",
-        f"{100 * means['optimism']:+.2f}",
-        f"{100 * optimism[0]:+.2f} to {100 * optimism[1]:+.2f}",
+        _with_half_width(gain),
+        _with_half_width(optimism),
         f"{100 * means['flattery']:+.2f}",
     )
+
+
+def _with_half_width(interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{50 * (low + high):+.2f} ± {50 * (high - low):.2f}"
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:
@@ -291,7 +294,7 @@ def _find_study(flags: argparse.Namespace) -> Study:
         print("say --study FOLDER, or --data FOLDER with --work FOLDER; see --help.",
               file=sys.stderr)  # fmt: skip
         sys.exit(2)
-    small = StudyConfig(data="digits", trials=12, epochs=2, workers=2)
+    small = StudyConfig(data="digits", trials=8, epochs=2, workers=2)
     return run_study(small, studies=Path(tempfile.mkdtemp(prefix="ensembles-"))).study
 
 
