@@ -90,6 +90,7 @@ class EnsembleCurve:
         began, spent = time.monotonic(), time.thread_time()
         if began < self._next_at and not at_the_end:
             return
+        is_first = self._best is None
         try:
             n_finished = sum(trial.state in FINISHED for trial in trials)
             if not self._points or n_finished > self._points[-1].n_finished:
@@ -102,8 +103,10 @@ class EnsembleCurve:
             if not self._has_failed:
                 logger.exception("ensemble: its curve could not be carried on")
             self._has_failed = True
-        # Waiting for a core or for the database takes nothing from the workers.
-        self._next_at = began + (time.thread_time() - spent) / SHARE_OF_TIME
+        # Waiting for a core or for the database takes nothing from the workers, and what the first
+        # look loads and opens is paid once: without a rest, or a search of seconds had no curve.
+        if not is_first or self._has_failed:
+            self._next_at = began + (time.thread_time() - spent) / SHARE_OF_TIME
 
     @cached_property
     def _opened(self) -> optuna.Study:

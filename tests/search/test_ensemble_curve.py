@@ -142,13 +142,14 @@ def test_a_new_point_comes_only_with_a_trial_that_ended(
 def test_after_a_refit_comes_a_rest(
     acted: Acted, make_curve: MakeCurve, told: list[CurvePoint]
 ) -> None:
-    trials = [acted.finish(number, strength=2.0) for number in range(2)]
+    trials = [acted.finish(number, strength=2.0) for number in range(3)]
     curve = make_curve()
 
-    curve.update(trials[:1])
-    curve.update(trials)
+    for n_finished in (1, 2, 3):
+        curve.update(trials[:n_finished])
 
-    assert [point.n_finished for point in told] == [1]
+    # The first look, which loads what all need, has no rest after it.
+    assert [point.n_finished for point in told] == [1, 2]
 
 
 def test_a_resumed_study_goes_on_with_its_curve_and_doubles_no_point(
