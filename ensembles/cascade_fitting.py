@@ -30,11 +30,21 @@ from ensembles.pool import Pool
 
 MAX_LOSS = 0.001
 """Share of the fitting images that the cascade may lose against the full ensemble."""
+MIN_IMAGES = 1000
+"""Fitting images of which one is that share."""
 
 
 def can_cascade(ensemble: Ensemble) -> bool:
-    """Tell whether an ensemble has members to save, and probabilities to exit on."""
-    return len(ensemble.names) > 1 and ensemble.combination.space != "vote"
+    """Tell whether an ensemble has members to save, probabilities to exit on, and enough images.
+
+    On fewer images not even one may be lost, and a threshold at which none happens to be lost
+    proves nothing: fitted on 180 images, a cascade lost 2 points of accuracy on fresh ones.
+    """
+    return (
+        len(ensemble.names) > 1
+        and ensemble.combination.space != "vote"
+        and ensemble.n_images >= MIN_IMAGES
+    )
 
 
 def fit_cascade(ensemble: Ensemble, pool: Pool, *, max_loss: float = MAX_LOSS) -> Cascade:

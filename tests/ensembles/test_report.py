@@ -147,7 +147,7 @@ def test_figures_of_three_right_of_four() -> None:
 
 
 def test_the_choice_as_a_cascade_is_told_beside_it(random_pool: RandomPool) -> None:
-    fit_pool, test_pool = split(random_pool(n_images=900), 300)
+    fit_pool, test_pool = split(random_pool(n_images=1600), 1000)
     ensembles = build_all(fit_pool)
     report = evaluate_all(ensembles, choice="llp", fit_pool=fit_pool, test_pool=test_pool)
 

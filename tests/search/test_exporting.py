@@ -176,6 +176,6 @@ def test_a_bundle_promises_what_it_was_told_to(
     assert told.conformal.threshold >= plain.conformal.threshold
     assert told.rejection is not None
     assert told.rejection.target_accuracy == 0.05
-    assert (told.cascade is None) == (len(told.members) == 1)
+    assert told.cascade is None  # 180 images are too few for one
     assert "alpha 0.0001 needs at least 9999 images" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
