@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float32, Float64, Int, Int64
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from ensembles.budget import Budget, Limit
@@ -18,7 +18,8 @@ from ensembles.combination import Combination, Space
 from ensembles.errors import EnsembleError
 from ensembles.log_linear import fit_log_linear
 from ensembles.methods import Method
-from ensembles.pool import Pool
+from ensembles.metrics import log_loss
+from ensembles.pool import Pool, normalize_log_probabilities
 from ensembles.selection import rank_models, select_best, select_by_bagging, select_greedily
 from ensembles.stacking import count_images_needed, fit_stack
 from ensembles.weighting import fit_shrunk, select_simplex
@@ -194,7 +195,23 @@ class _Fitter:
 
 
 def _fit_single(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, " models"]:
-    return select_best(pool, max_members=1, limits=budget.limits)
+    """Take the model of lowest log-loss after a temperature of its own.
+
+    The rival of all ensembles must be the strongest there is, and each row of a table has its
+    temperature: label smoothing alone costs a model 0.2 nats that one number gives back.
+    """
+    losses = [_log_loss_after_temperature(each, pool.labels) for each in pool.log_probabilities]
+    ranking = np.lexsort((np.arange(pool.n_models), pool.costs, np.array(losses)))
+    weights = np.zeros(pool.n_models)
+    weights[Budget(max_members=1, limits=budget.limits).take(ranking)] = 1
+    return weights
+
+
+def _log_loss_after_temperature(
+    log_probabilities: Float32[np.ndarray, "images classes"], labels: Int64[np.ndarray, " images"]
+) -> float:
+    temperature = fit_temperature(log_probabilities, labels)
+    return log_loss(normalize_log_probabilities(log_probabilities / temperature), labels)
 
 
 def _fit_best(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, " models"]:

@@ -237,3 +237,18 @@ def test_votes_are_weighed_by_their_odds() -> None:
     # With one image of each outcome added: 90 and 75 of 100 right, odds of 9 and of 3.
     expected = np.log([9, 3]) / np.log([9, 3]).sum()
     np.testing.assert_allclose(ensemble.combination.weights, expected)
+
+
+def test_the_single_model_is_the_best_after_a_temperature_of_its_own() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(3, size=2000)
+    logits = (
+        generator.normal(size=(2, 2000, 3))
+        + np.array([2.0, 2.5])[:, None, None] * np.eye(3)[labels]
+    )
+    logits[0] *= 2.0  # about as sure as it may be
+    logits[1] *= 0.3  # the better one, as unsure as label smoothing makes it
+    pool = Pool.from_arrays(logits=logits, labels=labels, names=["sure", "better"])
+
+    assert pool.log_losses()[0] < pool.log_losses()[1]
+    assert build(pool, method="single").names == ("better",)
