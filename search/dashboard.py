@@ -7,13 +7,14 @@ command can read any more, and a search without its study: deleting and renaming
 as is whatever a page of another site sends. All else works: *Fail Trial*, notes, artifacts.
 """
 
+import contextlib
 import errno
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import replace
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
-from typing import TypeAlias
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import WSGIApplication, WSGIEnvironment
@@ -25,9 +26,8 @@ from optuna_dashboard import wsgi
 from search.errors import ConfigError
 from search.paths import StudyPaths
 from search.storage import SQLiteStorage
+from search.wsgi_answers import StartResponse, answer_of
 
-# Not `wsgiref.types.StartResponse`, a protocol that cannot be checked in tests.
-_StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
 _WHOLE_STUDY = re.compile(r"/api/studies(/\d+(/rename)?)?/?")
 # The page of a trial does not wrap a long attribute (a recipe, the reason of a failure): the whole
 # page becomes as wide as its text. The tables of notes leave no space between columns.
@@ -58,10 +58,12 @@ def make_dashboard(paths: StudyPaths, *, host: str, port: int) -> WSGIServer:
         ConfigError: The port is taken, or the address is not of this machine.
     """
     paths.artifacts.mkdir(exist_ok=True)
-    application = wsgi(
-        get_storage(SQLiteStorage(paths.database, paths.trial_lock)),
-        artifact_store=FileSystemArtifactStore(paths.artifacts),
-    )
+    storage = get_storage(SQLiteStorage(paths.database, paths.trial_lock))
+    application = wsgi(storage, artifact_store=FileSystemArtifactStore(paths.artifacts))
+    with contextlib.suppress(ImportError):  # of parts that a later dashboard names otherwise
+        from search.dashboard_trials import with_quick_trials  # noqa: PLC0415
+
+        application = with_quick_trials(application, storage)
     try:
         return make_server(
             host,
@@ -85,7 +87,7 @@ def make_dashboard(paths: StudyPaths, *, host: str, port: int) -> WSGIServer:
 def _guarded(application: WSGIApplication) -> WSGIApplication:
     """Refuse to make, rename or delete studies, and to change anything for another site."""
 
-    def respond(environ: WSGIEnvironment, start_response: _StartResponse) -> Iterable[bytes]:
+    def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         reason = _refusal(environ)
         if not reason:
             return application(environ, start_response)
@@ -112,25 +114,12 @@ def _refusal(environ: WSGIEnvironment) -> str:
 def _wrapping(application: WSGIApplication) -> WSGIApplication:
     """Add our style to the dashboard's one page."""
 
-    def respond(environ: WSGIEnvironment, start_response: _StartResponse) -> Iterable[bytes]:
+    def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not environ.get("PATH_INFO", "").startswith("/dashboard"):
             return application(environ, start_response)
         environ.pop("HTTP_IF_MODIFIED_SINCE", None)
-        started: list[tuple[str, list[tuple[str, str]]]] = []
-
-        def note(
-            status: str, headers: list[tuple[str, str]], _error: object = None, /
-        ) -> Callable[[bytes], object]:
-            started.append((status, headers))
-            return lambda _: None
-
-        page = application(environ, note)
-        body = b"".join(page).replace(b"</head>", _STYLE + b"</head>")
-        if hasattr(page, "close"):
-            page.close()  # as WSGI asks of whoever reads a response
-        status, headers = started[0]
-        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
-        start_response(status, [*kept, ("Content-Length", str(len(body)))])
-        return [body]
+        answer = answer_of(application, environ)
+        body = answer.body.replace(b"</head>", _STYLE + b"</head>")
+        return replace(answer, body=body).send(start_response)
 
     return respond
