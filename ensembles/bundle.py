@@ -3,7 +3,7 @@
 A bundle is a folder that may have come from anywhere:
 
     manifest.json                  see `ensembles.manifest`
-    members/00042.safetensors      the weights of trial 42, float32
+    members/00000.safetensors      the weights of the first member, float32
     self_test.safetensors          three drawn images and the probabilities expected for them
     README.md                      the model card
 
@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from ensembles.decision import Decision
 from ensembles.errors import BundleError
 from ensembles.folders import read_file
 from ensembles.images import ImageError, load_image
@@ -53,11 +54,14 @@ class Prediction:
     """None for a picture that cannot be read."""
     problem: str = ""
     """Why it cannot be read, in one line."""
+    label: str | None = None
+    """The class by the bundle's decision rule; None for a picture that cannot be read."""
     possible_classes: tuple[str, ...] | None = None
     """The classes that it may have, for the bundle's share of misses; None where the bundle
     promises nothing, or only of the whole ensemble while a cascade ran."""
     is_answered: bool = True
-    """Whether the bundle answers for the label; it does where it promises nothing."""
+    """Whether the bundle answers for the label; it does where it promises nothing, or only of the
+    whole ensemble while a cascade ran."""
     n_members_run: int | None = None
     """How many members it took, if they ran as a cascade."""
 
@@ -88,26 +92,39 @@ class Bundle:
         return self.manifest.classes
 
     @property
+    def decision(self) -> Decision:
+        """How probabilities become a label."""
+        return self.manifest.decision
+
+    @property
     def default_batch_size(self) -> int:
         """How many images to run at once: fewer, the larger they are."""
         return max(1, min(500, _PIXELS_AT_ONCE // self.manifest.image_input.size**2))
 
     def predict(
-        self, sources: Iterable[Picture], *, batch_size: int | None = None
+        self,
+        sources: Iterable[Picture],
+        *,
+        batch_size: int | None = None,
+        cascade: bool | None = None,
     ) -> Float[np.ndarray, "images classes"]:
         """Return the probabilities of all classes for each picture.
 
         Args:
             sources: Pictures, of any size and mode.
             batch_size: Pictures held and run at once; None: by their size.
+            cascade: Run the members one after another, and stop when they are sure: cheaper, and
+                a little less accurate; None: as the bundle prefers.
 
         Returns:
             One row per picture, summing to 1.
 
         Raises:
             ImageError: A picture cannot be read; `predict_each` goes on after such a one.
+            BundleError: `cascade` is wanted and the bundle has none.
         """
-        rows = [each.probabilities for each in self.predict_each(sources, batch_size=batch_size)]
+        found = self.predict_each(sources, batch_size=batch_size, cascade=cascade)
+        rows = [each.probabilities for each in found]
         return np.stack(rows) if rows else np.zeros((0, len(self.classes)))
 
     def predict_each(
@@ -115,15 +132,14 @@ class Bundle:
         sources: Iterable[Picture],
         *,
         batch_size: int | None = None,
-        cascade: bool = False,
+        cascade: bool | None = None,
     ) -> Iterator[Prediction]:
         """Predict picture by picture, in order; one that cannot be read does not stop the rest.
 
         Args:
             sources: As in `predict`; taken batch by batch, so there may be any number.
             batch_size: Pictures held and run at once; None: by their size.
-            cascade: Run the members one after another, and stop when they are sure: cheaper, and
-                a little less accurate.
+            cascade: As in `predict`.
 
         Yields:
             One prediction for each source. While a batch runs, the next one is decoded.
@@ -131,6 +147,7 @@ class Bundle:
         Raises:
             BundleError: `cascade` is wanted and the bundle has none.
         """
+        cascade = self.manifest.prefers_cascade if cascade is None else cascade
         if cascade and self.manifest.cascade is None:
             raise BundleError(
                 f"{self.folder} has no cascade: it holds a single model, or was exported without."
@@ -171,16 +188,24 @@ class Bundle:
             result = self.predictor.predict_in_cascade(
                 images, manifest.cascade, batch_size=batch_size
             )
-            for row, n_run in zip(result.log_probabilities, result.n_members_run, strict=True):
-                yield Prediction(source="", log_probabilities=row, n_members_run=int(n_run))
+            labels = self.decision.decide(result.log_probabilities)
+            for number, row in enumerate(result.log_probabilities):
+                yield Prediction(
+                    source="",
+                    log_probabilities=row,
+                    label=self.classes[labels[number]],
+                    n_members_run=int(result.n_members_run[number]),
+                )
             return
         rows = self.predictor.predict_log_probabilities(images, batch_size=batch_size)
+        labels = self.decision.decide(rows)
         sets = manifest.conformal.sets(rows) if manifest.conformal else None
         answered = manifest.rejection.answers(rows) if manifest.rejection else None
         for number, row in enumerate(rows):
             yield Prediction(
                 source="",
                 log_probabilities=row,
+                label=self.classes[labels[number]],
                 possible_classes=None if sets is None else self._named(row, sets[number]),
                 is_answered=answered is None or bool(answered[number]),
             )

@@ -92,7 +92,7 @@ def _fit_order(
     combinations = [
         _fit_prefix(ensemble, members.select(order[:n_run])) for n_run in range(1, n_members)
     ]
-    combinations.append(_reordered(ensemble.combination, order))
+    combinations.append(ensemble.combination.select(order))
     ordered = members.log_probabilities[list(order)]
     combined = [each.combine(ordered[: each.n_members]) for each in combinations]
     thresholds = [*_choose_thresholds(combined, members.labels, max_loss), 0.0]
@@ -113,15 +113,6 @@ def _fit_prefix(ensemble: Ensemble, prefix: Pool) -> Combination:
     weights = np.zeros(prefix.n_models)
     weights[list(fitted.members)] = fitted.combination.weights
     return replace(fitted.combination, weights=tuple(weights.tolist()))
-
-
-def _reordered(combination: Combination, order: Sequence[int]) -> Combination:
-    rows = combination.class_weights
-    return replace(
-        combination,
-        weights=tuple(combination.weights[position] for position in order),
-        class_weights=tuple(rows[position] for position in order) if rows else (),
-    )
 
 
 def _choose_thresholds(

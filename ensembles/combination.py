@@ -5,8 +5,8 @@ The record of a fitted ensemble, small enough to read in a manifest; NumPy alone
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -63,6 +63,22 @@ class Combination:
     def n_members(self) -> int:
         """Number of members whose predictions `combine` wants."""
         return len(self.weights)
+
+    def select(self, members: Sequence[int]) -> "Combination":
+        """Return the combination of some members, or of all in another order.
+
+        Args:
+            members: Their positions; those that are left out must have no weight.
+
+        Raises:
+            EnsembleError: What is left is no combination.
+        """
+        rows = self.class_weights
+        return replace(
+            self,
+            weights=tuple(self.weights[member] for member in members),
+            class_weights=tuple(rows[member] for member in members) if rows else (),
+        )
 
     def combine(
         self, log_probabilities: Float[np.ndarray, "members images classes"]

@@ -13,12 +13,14 @@ from ensembles.cascade import Cascade
 from ensembles.combination import Combination
 from ensembles.comparison import Interval
 from ensembles.conformal import Conformal, Rejection
+from ensembles.decision import MOST_PROBABLE, Decision
 from ensembles.errors import BundleError
 from ensembles.folders import new_folder, write_file
 from ensembles.inputs import ImageInput
 from ensembles.manifest import (
     FORMAT,
     FORMAT_VERSION,
+    CascadeFigures,
     Figures,
     Manifest,
     MemberRecord,
@@ -53,8 +55,11 @@ class BundleContents:
     image_input: ImageInput
     provenance: Provenance
     report: ReportRecord | None = None
+    decision: Decision = MOST_PROBABLE
     cascade: Cascade | None = None
     """Of all members, each of which must have weight."""
+    prefers_cascade: bool = False
+    """Whether the bundle runs as a cascade unless told otherwise."""
     conformal: Conformal | None = None
     rejection: Rejection | None = None
 
@@ -79,14 +84,15 @@ def write_bundle(folder: Path, contents: BundleContents, *, overwrite: bool = Fa
     try:
         with new_folder(folder) as hidden:
             (hidden / "members").mkdir()
-            records = tuple(write_member(hidden, member, task) for member in contents.members)
+            records = _write_members(hidden, contents, task)
             networks = tuple(load_network(hidden, record, task) for record in records)
             predictor = Predictor(
                 networks=networks,
                 combination=contents.combination,
                 image_input=contents.image_input,
             )
-            manifest = _describe(contents, records, write_self_test(hidden, predictor))
+            self_test = write_self_test(hidden, predictor, contents.cascade)
+            manifest = _describe(contents, records, self_test)
             write_file(hidden / "manifest.json", manifest_to_text(manifest).encode())
             write_file(hidden / "README.md", render_model_card(manifest).encode())
             load_bundle(hidden)
@@ -115,6 +121,7 @@ def summarize_report(report: Report, *, exported: Method) -> ReportRecord:
         name: (value.low, value.high) if isinstance(value, Interval) else value
         for name, value in vars(report.comparison).items()
     }
+    cascade = report.cascade if report.choice == exported else None
     return ReportRecord(
         role="test",
         n_images=report.comparison.n_images,
@@ -135,6 +142,13 @@ def summarize_report(report: Report, *, exported: Method) -> ReportRecord:
         ),
         verdict=report.sentence,
         comparison=comparison,
+        cascade=None
+        if cascade is None
+        else CascadeFigures(
+            accuracy_lost=cascade.accuracy_lost,
+            cost_share=cascade.cost_share,
+            mean_members=cascade.mean_members,
+        ),
     )
 
 
@@ -160,16 +174,8 @@ def _without_idle_members(contents: BundleContents) -> BundleContents:
             f"for {len(contents.members)} members."
         )
     active = active_members(contents.combination)
-    old = contents.combination
-    combination = replace(
-        old,
-        weights=tuple(old.weights[position] for position in active),
-        class_weights=tuple(old.class_weights[position] for position in active)
-        if old.class_weights
-        else (),
-    )
     members = tuple(contents.members[position] for position in active)
-    return replace(contents, members=members, combination=combination)
+    return replace(contents, members=members, combination=contents.combination.select(active))
 
 
 def _checked_task(contents: BundleContents) -> Task:
@@ -182,6 +188,16 @@ def _checked_task(contents: BundleContents) -> Task:
         )
     except (SpaceError, ValueError) as error:
         raise BundleError(f"no bundle can be written: {error}") from error
+
+
+def _write_members(folder: Path, contents: BundleContents, task: Task) -> tuple[MemberRecord, ...]:
+    try:
+        return tuple(
+            write_member(folder, member, task, position=position)
+            for position, member in enumerate(contents.members)
+        )
+    except ValidationError as error:
+        raise BundleError(f"no bundle can be written: {first_problem(error)}.") from error
 
 
 def _describe(
@@ -200,7 +216,9 @@ def _describe(
             self_test=self_test,
             provenance=contents.provenance,
             report=contents.report,
+            decision=contents.decision,
             cascade=contents.cascade,
+            prefers_cascade=contents.prefers_cascade,
             conformal=contents.conformal,
             rejection=contents.rejection,
         )

@@ -11,6 +11,7 @@ import torch
 from pydantic import ConfigDict
 from torch import nn
 
+from ensembles.errors import EnsembleError
 from ensembles.inputs import ImageInput
 from ensembles.predictor import predict_log_probabilities
 
@@ -32,6 +33,20 @@ class Cost:
     n_parameters: int
     n_bytes: int
     """Of the file that holds the weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no measurement gives."""
+        # Written so that NaN is refused too.
+        if not (self.milliseconds_1 > 0 and self.milliseconds_32 > 0):
+            raise EnsembleError(
+                "a cost needs times above 0, "
+                f"got {self.milliseconds_1} and {self.milliseconds_32} ms."
+            )
+        if self.n_parameters < 0 or self.n_bytes < 1:
+            raise EnsembleError(
+                "a cost needs a number of parameters and at least 1 byte, "
+                f"got {self.n_parameters} and {self.n_bytes}."
+            )
 
 
 def measure_cost(network: nn.Module, image_input: ImageInput) -> Cost:

@@ -1,7 +1,7 @@
 """The weights of one member: a safetensors file and the network that it fills."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ensembles.errors import BundleError
 from ensembles.folders import read_recorded_file, write_file
+from ensembles.latency import Cost
 from ensembles.manifest import MemberRecord
 from spaces.architecture import Architecture
 from spaces.errors import SpaceError
@@ -23,37 +24,55 @@ from spaces.task import Task
 class Member:
     """A trained network to export."""
 
-    trial: int
+    name: str
+    """Unlike all others; see `ensembles.manifest.MemberName`."""
     architecture: Architecture
     weights: Mapping[str, Tensor]
     """Its `state_dict`, on any device."""
+    cost: Cost | None = None
+    """What it takes on this machine; None if nobody measured."""
 
 
-def write_member(folder: Path, member: Member, task: Task) -> MemberRecord:
+def write_member(folder: Path, member: Member, task: Task, *, position: int) -> MemberRecord:
     """Write the weights of a member as float32 into `members/` of a folder.
+
+    Args:
+        folder: Where `members/` is.
+        member: What to write.
+        task: What its network was built for.
+        position: Of the member in the ensemble. The file is named by it: a name that somebody
+            chose never becomes a path.
+
+    Returns:
+        What the manifest says of it.
 
     Raises:
         BundleError: The weights do not fit the architecture or are not finite.
     """
-    network = _build_without_weights(member.architecture, task, f"trial {member.trial}")
+    where = f"member {member.name}"
+    network = _build_without_weights(member.architecture, task, where)
     tensors = {
         # Cloned, because safetensors refuses tensors that share memory, such as tied weights.
         name: tensor.detach().to("cpu", _kept_dtype(tensor), copy=True).contiguous()
         for name, tensor in member.weights.items()
     }
-    compare_tensors(f"trial {member.trial}", tensors, network.state_dict())
+    compare_tensors(where, tensors, network.state_dict())
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise BundleError(f"trial {member.trial}: not all numbers in {name} are finite.")
+            raise BundleError(f"{where}: not all numbers in {name} are finite.")
     content = safetensors.torch.save(tensors)
-    file = f"members/{member.trial:05d}.safetensors"
+    n_parameters = sum(parameter.numel() for parameter in network.parameters())
+    cost = member.cost
+    file = f"members/{position:05d}.safetensors"
     return MemberRecord(
-        trial=member.trial,
+        name=member.name,
         file=file,
         sha256=write_file(folder / file, content),
         n_bytes=len(content),
         architecture=member.architecture,
-        n_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        n_parameters=n_parameters,
+        # Measured before, perhaps in half precision: the file is what counts.
+        cost=cost and replace(cost, n_parameters=n_parameters, n_bytes=len(content)),
     )
 
 

@@ -6,7 +6,9 @@ Its YAML head is the one that the Hugging Face hub reads; nothing but the manife
 import json
 from collections.abc import Iterable, Sequence
 
-from ensembles.manifest import Figures, Manifest, ReportRecord
+from ensembles.cascade import Cascade
+from ensembles.conformal import Conformal, Rejection
+from ensembles.manifest import Figures, Manifest, MemberRecord, ReportRecord
 
 _MAX_NAMED_CLASSES = 50
 
@@ -18,6 +20,11 @@ def render_model_card(manifest: Manifest) -> str:
         _summary(manifest),
         _results(manifest.report),
         _members(manifest),
+        _costs(manifest.members),
+        _labels(manifest),
+        _sets(manifest.conformal),
+        _answers(manifest.rejection),
+        _cascade(manifest, manifest.cascade),
         _data(manifest),
         _usage(),
         _limits(manifest),
@@ -103,19 +110,134 @@ def _members(manifest: Manifest) -> str:
     combination = manifest.combination
     rows = [
         [
-            str(member.trial),
+            member.name,
             member.architecture.family,
             str(len(member.architecture.stages)),
-            f"{member.n_parameters:,}",
             f"{weight:.3f}",
         ]
         for member, weight in zip(manifest.members, combination.weights, strict=True)
     ]
-    table = _table(["trial", "family", "stages", "parameters", "weight"], rows)
+    table = _table(["member", "family", "stages", "weight"], rows)
     return (
         f"## Members\n\nCombined by `{combination.method}` ({combination.space}), "
         f"temperature {combination.temperature:.3f}:\n\n{table}"
     )
+
+
+def _costs(members: Sequence[MemberRecord]) -> str:
+    costs = [member.cost for member in members if member.cost is not None]
+    rows = [
+        [
+            member.name,
+            *(
+                _milliseconds(member.cost.milliseconds_1, member.cost.milliseconds_32)
+                if member.cost
+                else ("-", "-")
+            ),
+            f"{member.n_parameters:,}",
+            f"{member.n_bytes / 1e6:.2f}",
+        ]
+        for member in members
+    ]
+    if len(members) > 1:
+        sums = [sum(cost.milliseconds_1 for cost in costs)]
+        sums.append(sum(cost.milliseconds_32 for cost in costs))
+        rows.append(
+            [
+                "all",
+                *(_milliseconds(*sums) if len(costs) == len(members) else ("-", "-")),
+                f"{sum(member.n_parameters for member in members):,}",
+                f"{sum(member.n_bytes for member in members) / 1e6:.2f}",
+            ]
+        )
+    table = _table(["member", "ms for 1 image", "ms for 32 images", "parameters", "MB"], rows)
+    note = (
+        "The times are medians on the CPU of the machine that exported the bundle, in one "
+        "thread, without decoding: they tell how members compare, not how fast your machine is."
+        if costs
+        else "The times were not measured."
+    )
+    return f"## Cost\n\n{table}\n\n{note}"
+
+
+def _milliseconds(*times: float) -> tuple[str, ...]:
+    return tuple(f"{time:.3g}" if time < 100 else f"{time:.0f}" for time in times)
+
+
+def _labels(manifest: Manifest) -> str:
+    if manifest.decision.rule == "most_probable":
+        return "## Labels\n\nThe label of a picture is its most probable class."
+    shares = sorted(manifest.decision.priors)
+    return (
+        "## Labels\n\nThe label of a picture is the class whose probability is highest in "
+        "relation to its share of the images that the ensemble was fitted on "
+        f"({shares[0]:.2%} for the rarest class, {shares[-1]:.2%} for the most frequent), which "
+        "need not be the most probable class: so every class counts the same, however rare it "
+        "is. The probabilities are as they would be without this rule, and the accuracy above "
+        "is that of the most probable class."
+    )
+
+
+def _sets(conformal: Conformal | None) -> str:
+    if conformal is None:
+        return ""
+    return (
+        "## Sets of classes\n\n`predict --sets` tells which classes a picture may have. For at "
+        f"least {100 * (1 - conformal.alpha):.4g}% of all pictures like those of the study, the "
+        "true class is in the set; that holds on average, not for each class. A set of "
+        "several classes says that the model cannot tell them apart. "
+        f"A class is in the set if its probability is at least {conformal.threshold:.4g}, and "
+        "the most probable one always is; the threshold was fitted on "
+        f"{_images(conformal.n_images)}."
+    )
+
+
+def _answers(rejection: Rejection | None) -> str:
+    if rejection is None:
+        return ""
+    return (
+        "## Pictures without an answer\n\n`predict --reject` gives no label where the largest "
+        f"probability is below {rejection.threshold:.4g}. Of the labels that are given for "
+        f"pictures like those of the study, at least {rejection.target_accuracy:.2%} are right, "
+        "by a test that errs in 5 % of all fits. Of the "
+        f"{_images(rejection.n_images)} that it was fitted on, {rejection.coverage:.2%} are "
+        "answered."
+    )
+
+
+def _cascade(manifest: Manifest, cascade: Cascade | None) -> str:
+    if cascade is None:
+        return ""
+    names = [manifest.members[position].name for position in cascade.order]
+    rows = [
+        [
+            str(stage.n_members),
+            names[stage.n_members - 1],
+            f"at least {stage.threshold:.4g}" if stage.threshold else "any",
+        ]
+        for stage in cascade.stages
+    ]
+    table = _table(["members run", "the last of them", "stops at a probability"], rows)
+    when = "Unless told otherwise" if manifest.prefers_cascade else "With `predict --cascade`"
+    kept = manifest.report.cascade if manifest.report else None
+    told = kept and (
+        f" On the images of the results, a picture took {kept.mean_members:.2f} members on "
+        f"average and {kept.cost_share:.1%} of the cost, and accuracy was "
+        f"{100 * abs(kept.accuracy_lost):.2f} points "
+        f"{'higher' if kept.accuracy_lost < 0 else 'lower'}."
+    )
+    return (
+        f"## Cascade\n\n{when}, the members run one after another, in the order "
+        f"{', '.join(map(_plain, names))}, and a picture goes no further when its largest "
+        f"probability is high enough:\n\n{table}\n\n"
+        "The hardest pictures still take all members. Nearly all of the accuracy is kept, the "
+        "probabilities are less exact, and neither sets nor refusals are promised for it."
+        f"{told or ''}"
+    )
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def _data(manifest: Manifest) -> str:
@@ -136,7 +258,8 @@ def _usage() -> str:
         "from ensembles.bundle import load_bundle\n\n"
         "bundle = load_bundle('FOLDER')\n"
         "probabilities = bundle.predict(['photo.jpg'])  # one row per picture\n"
-        "label = bundle.classes[probabilities[0].argmax()]\n"
+        "for each in bundle.predict_each(['photo.jpg']):\n"
+        "    print(each.label or each.problem)\n"
         "```"
     )
 

@@ -63,6 +63,21 @@ class Predictor:
         rows = [members.get(member, anything) for member in range(len(self.networks))]
         return self.combination.combine(np.stack(rows))
 
+    def predict_members(
+        self, images: UInt8[Tensor, "n h w c"], *, batch_size: int = 500
+    ) -> Float[np.ndarray, "members n classes"]:
+        """Run all members, and combine nothing.
+
+        Args:
+            images: Pixels at the size of `image_input`.
+            batch_size: Images in one forward pass.
+
+        Returns:
+            Normalized log-probabilities, float32, the members in the order of the weights.
+        """
+        members = range(len(self.networks))
+        return np.stack([self._run(member, images, batch_size, None) for member in members])
+
     def predict_in_cascade(
         self,
         images: UInt8[Tensor, "n h w c"],

@@ -15,6 +15,7 @@ from ensembles.manifest import Manifest, Provenance
 from ensembles.members import Member
 from ensembles.methods import Method
 from ensembles.pool import Pool
+from search.costs import read_costs
 from search.ensembling import Selection, ens_pool, read_ensemble
 from search.predictions import read_weights
 from search.seeding import derive_seed
@@ -71,19 +72,18 @@ def export_study(
             f"there are {', '.join(result.selections)}."
         )
     selection = result.selections[chosen]
-    recipes = {
-        trial.number: recipe_from_json(trial.user_attrs["recipe"])
-        for trial in study.trials()
-        if trial.number in selection.trial_numbers
-    }
+    trials = [trial for trial in study.trials() if trial.number in selection.trial_numbers]
+    recipes = {trial.number: recipe_from_json(trial.user_attrs["recipe"]) for trial in trials}
+    costs = read_costs(study, trials)
     pool = ens_pool(study, selection.trial_numbers)
     ensemble = _ensemble_of(selection, pool)
     contents = BundleContents(
         members=[
             Member(
-                trial=number,
+                name=str(number),
                 architecture=recipes[number].architecture,
                 weights=read_weights(study.paths.trial(number)),
+                cost=costs[number],
             )
             for number in selection.trial_numbers
         ],

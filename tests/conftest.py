@@ -8,6 +8,7 @@ import torch
 from ensembles.combination import Combination
 from ensembles.export import BundleContents, write_bundle
 from ensembles.inputs import ImageInput
+from ensembles.latency import Cost
 from ensembles.manifest import Figures, Provenance, ReportRecord
 from ensembles.members import Member
 from spaces.architecture import Architecture, Stage
@@ -21,7 +22,7 @@ WriteBundle = Callable[..., Path]
 def write_tiny_bundle(tmp_path: Path) -> WriteBundle:
     """Return a function that writes a bundle of small networks with random weights."""
 
-    def make_member(trial: int, channels: int, n_classes: int) -> Member:
+    def make_member(trial: int, channels: int, n_classes: int, cost: Cost | None) -> Member:
         architecture = Architecture(
             family="residual" if trial % 2 else "plain",
             stem="convolution",
@@ -39,7 +40,9 @@ def write_tiny_bundle(tmp_path: Path) -> WriteBundle:
         with torch.random.fork_rng():
             torch.manual_seed(trial)
             network = build_network(architecture, task)
-        return Member(trial=trial, architecture=architecture, weights=network.state_dict())
+        return Member(
+            name=str(trial), architecture=architecture, weights=network.state_dict(), cost=cost
+        )
 
     def write(
         name: str = "model",
@@ -47,12 +50,16 @@ def write_tiny_bundle(tmp_path: Path) -> WriteBundle:
         classes: tuple[str, ...] = ("cat", "dog", "owl"),
         channels: int = 3,
         weights: tuple[float, ...] = (0.25, 0.75),
+        costs: tuple[Cost | None, ...] | None = None,
         overwrite: bool = False,
         **extras: Any,
     ) -> Path:
         n_members = len(weights)
         contents = BundleContents(
-            members=[make_member(trial, channels, len(classes)) for trial in range(n_members)],
+            members=[
+                make_member(trial, channels, len(classes), cost)
+                for trial, cost in enumerate(costs or (None,) * n_members)
+            ],
             combination=Combination(method="greedy", space="probability", weights=weights),
             classes=classes,
             image_input=ImageInput(

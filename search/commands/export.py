@@ -52,12 +52,14 @@ def main(
     promises = Promises(alpha=alpha, target_accuracy=target_accuracy)
     manifest = export_study(study, out, method=chosen, promises=promises, overwrite=overwrite)
     n_bytes = sum(member.n_bytes for member in manifest.members)
+    names = [member.name for member in manifest.members]
     if json:
         document = {
             "schema": 1,
             "folder": str(out),
             "method": chosen,
-            "trials": [member.trial for member in manifest.members],
+            "trials": [int(name) for name in names if name.isdecimal()],
+            "members": names,
             "bytes": n_bytes,
         }
         print(json_format.dumps(document))
@@ -68,6 +70,5 @@ def main(
             "single model is exported; --force-ensemble exports the ensemble.",
             file=sys.stderr,
         )
-    trials = ", ".join(str(member.trial) for member in manifest.members)
-    print(f"{out}: {chosen}, trial{'s' if len(manifest.members) > 1 else ''} {trials}, "
+    print(f"{out}: {chosen}, trial{'s' if len(names) > 1 else ''} {', '.join(names)}, "
           f"{n_bytes / 1e6:.2f} MB")  # fmt: skip

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ensembles.bundle import load_bundle
 from ensembles.cascade import Cascade, Stage
 from ensembles.combination import Combination
 from ensembles.conformal import Conformal, Rejection
+from ensembles.decision import Decision
 from ensembles.errors import BundleError
 from ensembles.images import ImageError
 
@@ -328,8 +330,9 @@ def test_without_being_asked_for_the_cascade_does_not_run(write_tiny_bundle: Wri
 
     np.testing.assert_allclose(bundle.predict(pictures), plain.predict(pictures), atol=1e-6)
     assert {each.n_members_run for each in bundle.predict_each(pictures)} == {None}
-    with pytest.raises(BundleError, match="has no cascade"):
-        list(plain.predict_each(pictures, cascade=True))
+    for ask in (plain.predict, lambda *words, **flags: list(plain.predict_each(*words, **flags))):
+        with pytest.raises(BundleError, match="has no cascade"):
+            ask(pictures, cascade=True)
 
 
 def test_sets_and_answers_are_those_of_the_thresholds(write_tiny_bundle: WriteBundle) -> None:
@@ -365,3 +368,114 @@ def test_a_cascade_that_does_not_fit_its_members_is_refused(
 
     with pytest.raises(BundleError, match="cascade: 1 positions for 2 members"):
         load_bundle(folder)
+
+
+def test_a_bundle_that_prefers_its_cascade_runs_it_unless_told_otherwise(
+    write_tiny_bundle: WriteBundle,
+) -> None:
+    pictures = make_pictures(6)
+    bundle = load_bundle(write_tiny_bundle(cascade=make_cascade(0.0), prefers_cascade=True))
+    second = load_bundle(write_tiny_bundle("second", weights=(0.0, 1.0)))
+    both = load_bundle(write_tiny_bundle("both"))
+
+    np.testing.assert_allclose(bundle.predict(pictures), second.predict(pictures), atol=1e-6)
+    np.testing.assert_allclose(
+        bundle.predict(pictures, cascade=False), both.predict(pictures), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        both.predict(pictures, cascade=False), both.predict(pictures), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_labels_are_those_of_the_decision_rule(
+    write_tiny_bundle: WriteBundle, *, cascade: bool
+) -> None:
+    pictures = make_pictures(30)
+    priors = (0.98, 0.01, 0.01)
+    plain = load_bundle(write_tiny_bundle("plain", cascade=make_cascade(0.5)))
+    fair = load_bundle(
+        write_tiny_bundle(
+            "fair",
+            cascade=make_cascade(0.5),
+            decision=Decision(rule="prior_corrected", priors=priors),
+        )
+    )
+    rows = plain.predict(pictures, cascade=cascade)
+
+    usual = [each.label for each in plain.predict_each(pictures, cascade=cascade)]
+    corrected = [each.label for each in fair.predict_each(pictures, cascade=cascade)]
+
+    assert usual == [plain.classes[number] for number in rows.argmax(axis=1)]
+    assert corrected == [fair.classes[number] for number in (rows / priors).argmax(axis=1)]
+    assert usual != corrected
+
+
+def test_a_picture_that_cannot_be_read_has_no_label(write_tiny_bundle: WriteBundle) -> None:
+    (found,) = load_bundle(write_tiny_bundle()).predict_each([b"no picture"])
+
+    assert found.label is None
+
+
+def change_manifest(folder: Path, change: Callable[[Any], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_the_self_test_covers_every_stage_of_the_cascade(write_tiny_bundle: WriteBundle) -> None:
+    cascade = make_cascade(0.5)
+    sharper = Combination(method="greedy", space="probability", weights=(1.0,), temperature=0.5)
+    folder = write_tiny_bundle(cascade=cascade)
+
+    def sharpen(manifest: Any) -> None:
+        manifest["cascade"]["stages"][0]["combination"] = sharper.to_json()
+
+    change_manifest(folder, sharpen)
+
+    with pytest.raises(BundleError, match="fails its self-test: its stages differ by"):
+        load_bundle(folder)
+
+
+def test_a_self_test_without_the_stages_is_refused(write_tiny_bundle: WriteBundle) -> None:
+    folder = write_tiny_bundle(cascade=make_cascade(0.5))
+    change_tensors(folder, "self_test.safetensors", stages=None)
+
+    with pytest.raises(BundleError, match=r"self_test.safetensors does not fit .*: stages"):
+        load_bundle(folder)
+
+
+def write_version_1(folder: Path) -> None:
+    """Turn a bundle into what version 1 wrote: members are trials, and files are named by them."""
+
+    def downgrade(manifest: Any) -> None:
+        manifest["format_version"] = 1
+        for trial, member in enumerate(manifest["members"], start=40):
+            file = f"members/{trial:05d}.safetensors"
+            (folder / member["file"]).rename(folder / file)
+            for key in ("name", "cost"):
+                del member[key]
+            member.update(trial=trial, file=file)
+        for key in ("decision", "prefers_cascade"):
+            del manifest[key]
+
+    if "stages" in safetensors.torch.load((folder / "self_test.safetensors").read_bytes()):
+        change_tensors(folder, "self_test.safetensors", stages=None)
+    change_manifest(folder, downgrade)
+
+
+@pytest.mark.parametrize("extras", [{}, {"cascade": make_cascade(0.5)}])
+def test_a_bundle_of_version_1_predicts_as_ever(
+    write_tiny_bundle: WriteBundle, extras: dict[str, Any]
+) -> None:
+    pictures = make_pictures(5)
+    folder = write_tiny_bundle(**extras)
+    bundle = load_bundle(folder)
+    expected = {flag: bundle.predict(pictures, cascade=flag) for flag in (False, bool(extras))}
+
+    write_version_1(folder)
+
+    old = load_bundle(folder)
+    assert [member.name for member in old.manifest.members] == ["40", "41"]
+    for flag, rows in expected.items():
+        np.testing.assert_array_equal(old.predict(pictures, cascade=flag), rows)

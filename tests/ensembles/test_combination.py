@@ -148,3 +148,27 @@ def test_another_number_of_members_is_refused() -> None:
 def test_another_number_of_classes_is_refused() -> None:
     with pytest.raises(EnsembleError, match="has 2 classes, got predictions for 3"):
         STACK.combine(np.zeros((2, 1, 3)))
+
+
+def test_a_selection_combines_the_members_in_its_own_order() -> None:
+    predictions = np.log(np.array([[[0.9, 0.1]], [[0.5, 0.5]], [[0.2, 0.8]]]))
+    plain = Combination(method="greedy", space="probability", weights=(0.75, 0.0, 0.25))
+    stacked = Combination(
+        method="stack",
+        space="stack",
+        weights=(1.0, 0.0, 1.0),
+        class_weights=((1.0, 2.0), (0.0, 0.0), (-1.0, 0.5)),
+        class_biases=(0.1, -0.1),
+    )
+
+    for whole in (plain, stacked):
+        chosen = whole.select((2, 0))
+        assert chosen.weights == (whole.weights[2], whole.weights[0])
+        np.testing.assert_allclose(chosen.combine(predictions[[2, 0]]), whole.combine(predictions))
+
+
+def test_a_selection_that_leaves_weight_out_is_refused() -> None:
+    plain = Combination(method="greedy", space="probability", weights=(0.75, 0.25))
+
+    with pytest.raises(EnsembleError, match=r"must sum to 1, got 0.75"):
+        plain.select((0,))

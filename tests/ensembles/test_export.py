@@ -13,9 +13,11 @@ from ensembles.combination import Combination
 from ensembles.errors import BundleError
 from ensembles.export import BundleContents, summarize_report, write_bundle
 from ensembles.inputs import ImageInput
-from ensembles.manifest import Provenance, ReportRecord
+from ensembles.latency import Cost
+from ensembles.manifest import CascadeFigures, Provenance, ReportRecord
 from ensembles.members import Member
 from ensembles.pool import Pool
+from ensembles.report import CascadeFigures as MeasuredCascade
 from ensembles.report import evaluate_all
 from spaces.architecture import Architecture, Stage
 from spaces.networks.builders import build_network
@@ -41,7 +43,7 @@ def contents() -> BundleContents:
     )
     network = build_network(architecture, Task(image_size=8, channels=1, n_classes=2))
     return BundleContents(
-        members=[Member(trial=42, architecture=architecture, weights=network.state_dict())],
+        members=[Member(name="42", architecture=architecture, weights=network.state_dict())],
         combination=Combination(method="single", space="logarithm", weights=(0.8,)),
         classes=("no", "yes"),
         image_input=ImageInput(size=8, channels=1, mean=(0.5,), std=(0.25,)),
@@ -55,7 +57,7 @@ def test_a_bundle_is_four_names_and_nothing_else(tmp_path: Path, contents: Bundl
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert found == {
         "deep/model/manifest.json",
-        "deep/model/members/00042.safetensors",
+        "deep/model/members/00000.safetensors",
         "deep/model/README.md",
         "deep/model/self_test.safetensors",
     }
@@ -89,7 +91,7 @@ def test_half_precision_weights_are_written_as_float32(
 def test_members_without_weight_stay_at_home(write_tiny_bundle: WriteBundle) -> None:
     bundle = load_bundle(write_tiny_bundle(weights=(0.25, 0.0, 0.75)))
 
-    assert [member.trial for member in bundle.manifest.members] == [0, 2]
+    assert [member.name for member in bundle.manifest.members] == ["0", "2"]
     assert bundle.manifest.combination.weights == (0.25, 0.75)
 
 
@@ -160,7 +162,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, contents: Bundl
     weights = {**member.weights, "linear.weight": torch.full((2, 4), torch.nan)}
     broken = replace(contents, members=[replace(member, weights=weights)])
 
-    with pytest.raises(BundleError, match=r"trial 42: not all numbers in linear.weight are fin"):
+    with pytest.raises(BundleError, match=r"member 42: not all numbers in linear.weight are fin"):
         write_bundle(tmp_path / "model", broken)
 
 
@@ -257,8 +259,68 @@ def test_a_report_is_cut_down_to_what_a_reader_of_the_bundle_needs() -> None:
     assert (record.n_images, record.n_openings, record.verdict) == (60, 2, report.sentence)
     interval = report.comparison.accuracy_interval
     assert record.comparison["accuracy_interval"] == (interval.low, interval.high)
+    assert record.cascade is None  # 60 images are too few for one
     with pytest.raises(BundleError, match="no row for stack"):
         summarize_report(report, exported="stack")
+
+
+def test_what_the_cascade_did_is_told_of_the_choice_alone() -> None:
+    labels = np.arange(30) % 3
+    scores = np.random.default_rng(0).normal(size=(3, 30, 3)) + 2 * np.eye(3)[labels]
+    pool = Pool.from_arrays(labels=labels, logits=scores)
+    report = replace(
+        evaluate_all(
+            {"single": build(pool, method="single"), "soft": build(pool, method="soft")},
+            choice="soft",
+            fit_pool=pool,
+            test_pool=pool,
+        ),
+        cascade=MeasuredCascade(
+            accuracy=0.9, accuracy_lost=0.001, cost_share=0.4, mean_members=1.5
+        ),
+    )
+
+    assert summarize_report(report, exported="soft").cascade == CascadeFigures(
+        accuracy_lost=0.001, cost_share=0.4, mean_members=1.5
+    )
+    assert summarize_report(report, exported="single").cascade is None
+
+
+def test_a_cost_tells_of_the_file_that_was_written(
+    tmp_path: Path, contents: BundleContents
+) -> None:
+    measured = Cost(milliseconds_1=1.5, milliseconds_32=20.0, n_parameters=1, n_bytes=1)
+    member = replace(contents.members[0], cost=measured)
+
+    write_bundle(tmp_path / "model", replace(contents, members=[member]))
+
+    (record,) = load_bundle(tmp_path / "model").manifest.members
+    assert record.cost == replace(
+        measured, n_parameters=record.n_parameters, n_bytes=record.n_bytes
+    )
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "a" * 41])
+def test_a_member_with_a_name_of_another_kind_is_refused(
+    tmp_path: Path, contents: BundleContents, name: str
+) -> None:
+    member = replace(contents.members[0], name=name)
+
+    with pytest.raises(BundleError, match=r"no bundle can be written: name: String should match"):
+        write_bundle(tmp_path / "model", replace(contents, members=[member]))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_members_of_one_name_are_refused(tmp_path: Path, contents: BundleContents) -> None:
+    twice = replace(
+        contents,
+        members=[contents.members[0]] * 2,
+        combination=Combination(method="soft", space="probability", weights=(0.5, 0.5)),
+    )
+
+    with pytest.raises(BundleError, match="members: the names must differ"):
+        write_bundle(tmp_path / "model", twice)
 
 
 def test_a_report_survives_the_export(tmp_path: Path, contents: BundleContents) -> None:

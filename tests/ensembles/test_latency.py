@@ -1,8 +1,10 @@
+import pytest
 import torch
 from torch import nn
 
+from ensembles.errors import EnsembleError
 from ensembles.inputs import ImageInput
-from ensembles.latency import measure_cost
+from ensembles.latency import Cost, measure_cost
 
 INPUT = ImageInput(size=8, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -32,3 +34,19 @@ def test_threads_and_mode_are_as_before() -> None:
     measure_cost(network, INPUT)
     assert torch.get_num_threads() == before
     assert network.training
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"milliseconds_1": 0.0}, "times above 0, got 0.0 and 2.0 ms"),
+        ({"milliseconds_32": float("nan")}, "times above 0, got 1.0 and nan ms"),
+        ({"n_parameters": -1}, "at least 1 byte, got -1 and 40"),
+        ({"n_bytes": 0}, "at least 1 byte, got 10 and 0"),
+    ],
+)
+def test_what_no_measurement_gives_is_refused(changes: dict[str, float], problem: str) -> None:
+    values = {"milliseconds_1": 1.0, "milliseconds_32": 2.0, "n_parameters": 10, "n_bytes": 40}
+
+    with pytest.raises(EnsembleError, match=problem):
+        Cost(**{**values, **changes})  # type: ignore[arg-type]  # a parameter of the test

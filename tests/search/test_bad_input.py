@@ -439,7 +439,7 @@ BUNDLES = [
     Case(words="evaluate photos --data photos", message="photos: manifest.json is missing"),
     Case(
         words="predict model photos",
-        message="manifest.json: Invalid JSON",
+        message="manifest.json is not JSON: Expecting property name",
         prepare=replace(Path("model/manifest.json"), "{"),
         name="a manifest that is no JSON",
     ),
