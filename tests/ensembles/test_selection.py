@@ -11,6 +11,7 @@ from ensembles.selection import (
     keep_heaviest,
     rank_models,
     select_best,
+    select_by_accuracy,
     select_by_bagging,
     select_greedily,
 )
@@ -172,3 +173,81 @@ def test_a_selection_of_no_rounds_is_refused(pool_of: PoolOf) -> None:
 
     with pytest.raises(EnsembleError, match="n_rounds must be at least 1, got 0"):
         select_greedily(pool.true_class(), pool.costs, n_rounds=0)
+
+
+def select_plainly_by_accuracy(
+    probabilities: np.ndarray, labels: np.ndarray, costs: np.ndarray, n_rounds: int
+) -> np.ndarray:
+    """Average every candidate into the bag, count its errors on every image, take the best."""
+    images = np.arange(len(labels))
+    total = np.zeros_like(probabilities[0])
+    counts = np.zeros(len(probabilities), dtype=np.int64)
+    best_counts, best = counts, (len(labels) + 1, np.inf)
+    for n_drawn in range(1, n_rounds + 1):
+        scores = []
+        for index, model in enumerate(probabilities):
+            mixture = total + model
+            right = mixture[images, labels]
+            rivals = mixture.copy()
+            rivals[images, labels] = -1
+            wrong = int((rivals.max(axis=1) >= right).sum())
+            loss = np.log(n_drawn) - np.log(right).sum(dtype=np.float64) / len(labels)
+            scores.append((wrong, float(loss), float(costs[index]), index))
+        wrong, loss, _, index = min(scores)
+        total = total + probabilities[index]
+        counts[index] += 1
+        if wrong < best[0] or (wrong == best[0] and loss < best[1] - 1e-9):
+            best_counts, best = counts.copy(), (wrong, loss)
+    weights: np.ndarray = best_counts / best_counts.sum()
+    return weights
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n_models=st.integers(1, 12),
+    n_images=st.integers(1, 600),
+    n_classes=st.integers(2, 6),
+    steps=st.sampled_from([4, 64, 1024]),
+    repeated=st.booleans(),
+)
+def test_contested_images_are_enough_to_select_by_accuracy(
+    seed: int, n_models: int, n_images: int, n_classes: int, steps: int, *, repeated: bool
+) -> None:
+    generator = np.random.default_rng(seed)
+    # Multiples of a power of 2, so that sums are exact, whatever their order, and ties are many.
+    shape = (n_models, n_images, n_classes)
+    probabilities = generator.integers(1, steps, size=shape).astype(np.float32) / steps
+    if repeated:
+        probabilities = np.concatenate([probabilities, probabilities])
+    labels = generator.integers(n_classes, size=n_images)
+    costs = generator.integers(1, 3, size=len(probabilities)).astype(np.float64)
+
+    lazy = select_by_accuracy(probabilities, labels, costs, n_rounds=12)
+
+    plain = select_plainly_by_accuracy(probabilities, labels, costs, 12)
+    np.testing.assert_array_equal(lazy, plain)
+
+
+def test_selecting_by_accuracy_prefers_fewer_errors_to_a_lower_loss() -> None:
+    # The first model is right twice, barely; the second once, surely.
+    sure_of_one = [[0.98, 0.02], [0.45, 0.55]]
+    barely_right = [[0.51, 0.49], [0.51, 0.49]]
+    probabilities = np.array([sure_of_one, barely_right])
+    labels = np.zeros(2, dtype=np.int64)
+
+    weights = select_by_accuracy(probabilities, labels, np.ones(2), n_rounds=1)
+
+    assert weights.tolist() == [0, 1]
+    true_class = probabilities[:, :, 0]
+    assert select_greedily(true_class, np.ones(2), n_rounds=1).tolist() == [1, 0]
+
+
+def test_selecting_by_accuracy_keeps_a_limit_of_members(random_pool: Callable[..., Pool]) -> None:
+    pool = random_pool(n_models=12)
+    probabilities = np.exp(pool.log_probabilities)
+
+    weights = select_by_accuracy(probabilities, pool.labels, pool.costs, max_members=2)
+
+    assert np.count_nonzero(weights) == 2
+    assert weights.sum() == pytest.approx(1)
