@@ -9,10 +9,10 @@ import torch
 from optuna.trial import FixedTrial, TrialState
 from runs import make_tiny_study
 
-from search.candidates import candidate_pool, list_candidates
+from search.candidates import candidate_pool, find_candidates, list_candidates
 from search.data.roles import read_roles
 from search.data.store import open_store
-from search.errors import NothingToDoError
+from search.errors import NothingToDoError, SearchError
 from search.paths import TrialPaths
 from search.predictions import write_predictions, write_weights
 from search.storage import open_study
@@ -123,3 +123,23 @@ def test_a_pool_holds_the_predictions_in_the_order_asked_for(study: Study) -> No
 def test_a_study_without_a_finished_trial_has_no_candidates(unstarted: Study) -> None:
     with pytest.raises(NothingToDoError, match="'fresh' has no finished trial to build"):
         list_candidates(unstarted)
+
+
+def test_candidates_are_found_by_name_in_the_order_asked_for(study: Study) -> None:
+    first, pruned, failed = numbers_of(study)
+    for number in (first, pruned):
+        leave(study, study.paths.trial(number), seed=number)
+    leave(study, study.paths.trial(first).snapshot("2"), seed=0)
+    study.paths.trial(pruned).weights.unlink()  # who reads them says that they are gone
+
+    found = find_candidates(study, [str(pruned), f"{first}@2"])
+
+    assert [each.trial for each in found] == [pruned, first]
+    assert [each.files for each in found] == [
+        study.paths.trial(pruned),
+        study.paths.trial(first).snapshot("2"),
+    ]
+    with pytest.raises(SearchError, match=rf"no trial {first} after round 3 any more; `python"):
+        find_candidates(study, [f"{first}@3"])
+    with pytest.raises(SearchError, match=f"no trial {failed} any more"):
+        find_candidates(study, [str(failed)])
