@@ -7,45 +7,29 @@ the study counts how often.
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-from optuna.trial import FrozenTrial
-
 from ensembles.budget import Limit
 from ensembles.builder import METHODS, Ensemble, build_all, choose_method, explain_refusal
-from ensembles.combination import Combination
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
 from ensembles.overtuning import Overtuning
 from ensembles.pool import Pool
 from ensembles.report import Report, evaluate_all
+from search.candidates import Candidate, candidate_pool, list_candidates
 from search.costs import read_costs
-from search.data.roles import read_roles
-from search.data.store import open_store
 from search.errors import NothingToDoError, StorageError
 from search.judging import measure_flattery
 from search.paths import StudyPaths, written_whole
-from search.predictions import has_predictions, read_predictions
-from search.record import StudyRecord
-from search.retention import kept_trials
 from search.seeding import derive_seed
+from search.selections import SCHEMA, Selection, read_selections
 from search.storage import open_study
 from search.study import Study
 
 logger = logging.getLogger(__name__)
 
 OPENINGS = "test_openings"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """The trials of one ensemble, and how their predictions are combined."""
-
-    trial_numbers: tuple[int, ...]
-    combination: Combination
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +49,12 @@ class EnsembleResult:
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values; `read_ensemble` reads them back."""
         return {
-            "schema": 1,
+            "schema": SCHEMA,
             "verdict": self.report.sentence,
             "worth_exporting": self.worth_exporting,
             "report": self.report.to_json(),
             "selections": {
-                method: {
-                    "trial_numbers": list(selection.trial_numbers),
-                    "combination": selection.combination.to_json(),
-                }
-                for method, selection in self.selections.items()
+                method: selection.to_json() for method, selection in self.selections.items()
             },
         }
 
@@ -104,8 +84,8 @@ def build_ensemble(
         EnsembleError: The method cannot be used with so few images, or nothing fits the limits.
     """
     paths, record = study.paths, study.record
-    candidates = _candidates(study)
-    ens = _pool(paths, record, candidates, "ens")
+    candidates = list_candidates(study)
+    ens = candidate_pool(study, candidates, "ens")
     seed = derive_seed(record.config.seed, "ensemble")
     choice: Method = choose_method(ens) if method == "auto" else method
     refused = {name: explain_refusal(ens, name) for name in METHODS}
@@ -121,7 +101,7 @@ def build_ensemble(
         ensembles,
         choice=choice,
         fit_pool=ens,
-        test_pool=_pool(paths, record, _members_of(ensembles, candidates), "test"),
+        test_pool=candidate_pool(study, _members_of(ensembles, candidates), "test"),
         refused={name: reason for name, reason in refused.items() if reason},
         n_test_openings=_count_opening(paths),
         overtuning=_measure_overtuning(study, candidates, ens),
@@ -129,10 +109,7 @@ def build_ensemble(
     result = EnsembleResult(
         report=report,
         selections={
-            name: Selection(
-                trial_numbers=tuple(int(member) for member in ensemble.names),
-                combination=ensemble.combination,
-            )
+            name: Selection(names=ensemble.names, combination=ensemble.combination)
             for name, ensemble in ensembles.items()
         },
     )
@@ -160,13 +137,7 @@ def read_ensemble(paths: StudyPaths) -> EnsembleResult:
         values = json.loads(paths.ensemble.read_text(encoding="utf-8"))
         return EnsembleResult(
             report=Report.from_json(values["report"]),
-            selections={
-                method: Selection(
-                    trial_numbers=tuple(selection["trial_numbers"]),
-                    combination=Combination.from_json(selection["combination"]),
-                )
-                for method, selection in values["selections"].items()
-            },
+            selections=read_selections(values),
         )
     except (ValueError, KeyError, TypeError, EnsembleError) as error:
         raise StorageError(
@@ -175,32 +146,9 @@ def read_ensemble(paths: StudyPaths) -> EnsembleResult:
         ) from error
 
 
-def ens_pool(study: Study, trial_numbers: Sequence[int]) -> Pool:
-    """Return the predictions of some trials for the ens role, in the order asked for."""
-    by_number = {trial.number: trial for trial in study.trials()}
-    trials = [by_number[number] for number in trial_numbers]
-    return _pool(study.paths, study.record, trials, "ens")
-
-
-def _candidates(study: Study) -> list[FrozenTrial]:
-    """Return the trials whose weights are kept, in the order of their numbers."""
-    kept = kept_trials(study.trials(), study.record.config.keep, study.record.config.metric)
-    usable = [
-        trial
-        for trial in kept
-        if has_predictions(study.paths.trial(trial.number))
-        and study.paths.trial(trial.number).weights.is_file()
-    ]
-    if not usable:
-        raise NothingToDoError(
-            f"study {study.name!r} has no finished trial to build an ensemble from."
-        )
-    return sorted(usable, key=lambda trial: trial.number)
-
-
 def _limits(
     study: Study,
-    candidates: list[FrozenTrial],
+    candidates: list[Candidate],
     *,
     max_latency: float | None,
     max_size: float | None,
@@ -219,42 +167,22 @@ def _limits(
     ]
 
 
-def _measure_overtuning(
-    study: Study, candidates: list[FrozenTrial], ens: Pool
-) -> Overtuning | None:
+def _measure_overtuning(study: Study, candidates: list[Candidate], ens: Pool) -> Overtuning | None:
     """Measure how much the stop role flatters the trial that leads on it."""
-    if not (leaders := study.leaders()) or leaders[0] not in candidates:
+    leader = str(study.leaders()[0].number) if study.leaders() else ""
+    best = [each for each in candidates if each.name == leader]
+    if not best:
         return None
-    stop = _pool(study.paths, study.record, leaders[:1], "stop")
-    same = ens.select_names([str(leaders[0].number)])
+    stop, same = candidate_pool(study, best, "stop"), ens.select_names([leader])
     return measure_flattery(
         stop=(stop.log_probabilities[0], stop.labels), ens=(same.log_probabilities[0], ens.labels)
     )
 
 
-def _members_of(
-    ensembles: dict[Method, Ensemble], candidates: list[FrozenTrial]
-) -> list[FrozenTrial]:
-    """Return the trials that any ensemble needs; the test role is opened for no other."""
+def _members_of(ensembles: dict[Method, Ensemble], candidates: list[Candidate]) -> list[Candidate]:
+    """Return the candidates that any ensemble needs; the test role is opened for no other."""
     names = {name for ensemble in ensembles.values() for name in ensemble.names}
-    return [trial for trial in candidates if str(trial.number) in names]
-
-
-def _pool(
-    paths: StudyPaths,
-    record: StudyRecord,
-    trials: list[FrozenTrial],
-    role: Literal["stop", "ens", "test"],
-) -> Pool:
-    numbers = [trial.number for trial in trials]
-    rows = read_roles(paths.roles).rows(role)
-    return Pool.from_arrays(
-        log_probabilities=read_predictions(paths, role, numbers),
-        labels=np.asarray(open_store(record.store).labels[rows]),
-        names=[str(number) for number in numbers],
-        costs=np.array([float(trial.user_attrs["milliseconds"]) for trial in trials]),
-        class_names=record.class_names,
-    )
+    return [each for each in candidates if each.name in names]
 
 
 def _count_opening(paths: StudyPaths) -> int:

@@ -9,6 +9,7 @@ from ensembles.latency import Cost
 from ensembles.pareto import Front
 from ensembles.reliability import Reliability, ReliabilityBin
 from ensembles.report import CascadeFigures
+from search.candidate_names import candidate_title
 
 N_GROUPS = 5
 """Ranges of confidence that are told; the figure in the dashboard shows all bins."""
@@ -34,7 +35,7 @@ def member_cells(explanation: Explanation, costs: Mapping[str, Cost] | None = No
     headings = ("member", "weight", "alone", "lost without it", "only it right")
     rows = [
         (
-            f"trial {member.name}",
+            candidate_title(member.name),
             f"{member.weight:.2f}",
             f"{100 * member.accuracy:.2f} %",
             _lost(member.accuracy_added, member.log_loss_added),

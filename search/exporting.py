@@ -15,12 +15,13 @@ from ensembles.manifest import Manifest, Provenance
 from ensembles.members import Member
 from ensembles.methods import Method
 from ensembles.pool import Pool
+from search.candidates import candidate_pool, find_candidates
 from search.costs import read_costs
-from search.ensembling import Selection, ens_pool, read_ensemble
+from search.ensembling import read_ensemble
 from search.predictions import read_weights
 from search.seeding import derive_seed
+from search.selections import Selection
 from search.study import Study
-from spaces.recipe import recipe_from_json
 
 ALPHA = 0.1
 """Share of pictures whose set of possible classes may miss the true one."""
@@ -72,20 +73,19 @@ def export_study(
             f"there are {', '.join(result.selections)}."
         )
     selection = result.selections[chosen]
-    trials = [trial for trial in study.trials() if trial.number in selection.trial_numbers]
-    recipes = {trial.number: recipe_from_json(trial.user_attrs["recipe"]) for trial in trials}
-    costs = read_costs(study, trials)
-    pool = ens_pool(study, selection.trial_numbers)
+    candidates = find_candidates(study, selection.names)
+    costs = read_costs(study, candidates)
+    pool = candidate_pool(study, candidates, "ens")
     ensemble = _ensemble_of(selection, pool)
     contents = BundleContents(
         members=[
             Member(
-                name=str(number),
-                architecture=recipes[number].architecture,
-                weights=read_weights(study.paths.trial(number)),
-                cost=costs[number],
+                name=each.name,
+                architecture=each.recipe.architecture,
+                weights=read_weights(each.files),
+                cost=costs[each.name],
             )
-            for number in selection.trial_numbers
+            for each in candidates
         ],
         combination=selection.combination,
         classes=study.record.class_names,
@@ -101,7 +101,7 @@ def export_study(
 def _ensemble_of(selection: Selection, pool: Pool) -> Ensemble:
     return Ensemble(
         method=selection.combination.method,
-        members=tuple(range(len(selection.trial_numbers))),
+        members=tuple(range(pool.n_models)),
         names=pool.names,
         combination=selection.combination,
         n_images=pool.n_images,

@@ -12,7 +12,7 @@ DEFAULT_STUDIES = Path("studies")
 
 @dataclass(frozen=True)
 class TrialPaths:
-    """The files of one trial."""
+    """The files of one trial, or of one network beside its best: they have the same names."""
 
     folder: Path
 
@@ -34,6 +34,15 @@ class TrialPaths:
     def history(self) -> Path:
         """Scores of each round, as JSON."""
         return self.folder / "history.json"
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder of the weights that were kept besides those of the best round."""
+        return self.folder / "snapshots"
+
+    def snapshot(self, name: str) -> "TrialPaths":
+        """Return weights and predictions of one snapshot, named by its round, or `raw`."""
+        return TrialPaths(self.snapshots / name)
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,10 @@ class StudyPaths:
     def artifacts(self) -> Path:
         """Small files that the dashboard shows."""
         return self.folder / "artifacts"
+
+    def soup(self, name: str) -> TrialPaths:
+        """Return weights and predictions of one average of weights."""
+        return TrialPaths(self.folder / "soups" / name)
 
     def trial(self, trial_number: int) -> TrialPaths:
         """Return the files of one trial."""

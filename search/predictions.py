@@ -32,9 +32,20 @@ def read_predictions(
     Raises:
         SearchError: A file is not there or not whole.
     """
+    return gather_predictions([paths.trial(number) for number in trial_numbers], role)
+
+
+def gather_predictions(
+    folders: Sequence[TrialPaths], role: str
+) -> Float[np.ndarray, "folders images classes"]:
+    """Gather the log-probabilities for the images of one role from several folders.
+
+    Raises:
+        SearchError: A file is not there or not whole.
+    """
     arrays = []
-    for number in trial_numbers:
-        path = paths.trial(number).predictions(role)
+    for folder in folders:
+        path = folder.predictions(role)
         try:
             arrays.append(np.load(path, allow_pickle=False))
         except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from ensembles.methods import Method
 from ensembles.pareto import Front
 from ensembles.reliability import ReliabilityBin
 from ensembles.report import Report, Row
+from search.candidate_names import by_trial, candidate_title
 from search.curve_points import CurvePoint
 from search.explaining import (
     Cells,
@@ -97,7 +98,7 @@ def ensemble_note(report: Report, study_name: str, worth_exporting: Method) -> s
     columns = (f"on {n_images:,} test images", *_COLUMNS)
     made = (
         f"Bold: the choice, made on the ens role; the test role has been opened {times} so far. "
-        f"The best single model is trial {report.single}."
+        f"The best single model is {candidate_title(report.single)}."
     )
     advice = f"`python -m search export {study_name} --out model` ({worth_exporting})"
     lines = [
@@ -259,13 +260,13 @@ def _log_loss(rows: Sequence[Row], choice: Method) -> go.Figure:
 
 
 def _members(rows: Sequence[Row]) -> go.Figure:
-    """Draw the weight of each trial in each method."""
-    trials = sorted({member.name for row in rows for member in row.members}, key=_by_number)
+    """Draw the weight of each member in each method."""
+    names = sorted({member.name for row in rows for member in row.members}, key=by_trial)
     weights = [{member.name: member.weight for member in row.members} for row in rows]
-    shares = [[each.get(trial) for trial in trials] for each in weights]
+    shares = [[each.get(name) for name in names] for each in weights]
     figure = go.Figure(
         go.Heatmap(
-            x=[f"trial {trial}" for trial in trials],
+            x=[candidate_title(name) for name in names],
             y=[row.method for row in rows],
             z=[[None if share is None else round(share, 3) for share in row] for row in shares],
             texttemplate="%{z:.2f}",
@@ -312,10 +313,6 @@ def _colors(rows: Sequence[Row], choice: Method) -> list[str]:
 
 def _rounded(values: Iterable[float]) -> list[float]:
     return [round(value, 4) for value in values]
-
-
-def _by_number(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.isdigit() else (-1, name)
 
 
 def _escaped(text: str) -> str:

@@ -1,12 +1,13 @@
 """Which trials keep their weights: the best ones, and some of each family."""
 
-import json
 from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
 from ensembles.metrics import METRICS, MetricName
+from search.candidate_names import trial_of
 from search.paths import StudyPaths
+from search.selections import selected_names
 from search.trials import FINISHED
 from search.trials import ranked as ranked_trials
 
@@ -51,18 +52,8 @@ def free_weights(
     Only a finished trial loses its weights, and a kept set can only lose to better trials; so no
     weights go that a later look would have kept. What was reported stays exportable.
     """
-    kept = {trial.number for trial in kept_trials(trials, keep, metric)} | _members(paths)
+    kept = {trial.number for trial in kept_trials(trials, keep, metric)}
+    kept |= {number for name in selected_names(paths) if (number := trial_of(name)) is not None}
     for trial in trials:
         if trial.state in FINISHED and trial.number not in kept:
             paths.trial(trial.number).weights.unlink(missing_ok=True)
-
-
-def _members(paths: StudyPaths) -> set[int]:
-    """Return the trials of the newest ensembles, if there are any."""
-    if not paths.ensemble.is_file():
-        return set()
-    try:
-        selections = json.loads(paths.ensemble.read_text(encoding="utf-8"))["selections"]
-        return {number for each in selections.values() for number in each["trial_numbers"]}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return set()  # a file that cannot be read cannot be exported either

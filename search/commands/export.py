@@ -40,7 +40,11 @@ def main(
         studies: Folder of studies.
         json: Print one JSON document.
     """
-    from search.ensembling import read_ensemble  # noqa: PLC0415  # --help needs none of these
+    from search.candidate_names import (  # noqa: PLC0415  # --help needs none of these
+        candidate_title,
+        trial_of,
+    )
+    from search.ensembling import read_ensemble  # noqa: PLC0415
     from search.exporting import Promises, export_study  # noqa: PLC0415
     from search.study import load_study  # noqa: PLC0415
 
@@ -58,7 +62,7 @@ def main(
             "schema": 1,
             "folder": str(out),
             "method": chosen,
-            "trials": [int(name) for name in names if name.isdecimal()],
+            "trials": [trial_of(name) for name in names],
             "members": names,
             "bytes": n_bytes,
         }
@@ -70,5 +74,5 @@ def main(
             "single model is exported; --force-ensemble exports the ensemble.",
             file=sys.stderr,
         )
-    print(f"{out}: {chosen}, trial{'s' if len(names) > 1 else ''} {', '.join(names)}, "
-          f"{n_bytes / 1e6:.2f} MB")  # fmt: skip
+    members = ", ".join(candidate_title(name) for name in names)
+    print(f"{out}: {chosen}, {members}, {n_bytes / 1e6:.2f} MB")

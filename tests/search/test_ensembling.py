@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from runs import Finished
 
 from ensembles.errors import EnsembleError
+from search.candidates import find_candidates
 from search.cli import main
 from search.costs import read_costs
 from search.data.roles import read_roles
@@ -47,7 +49,7 @@ def test_the_table_and_verdict_are_those_of_the_stored_predictions(finished: Fin
     weights = np.asarray(soft.combination.weights)
     mixed = sum(
         weight * np.exp(log_probabilities(study, number))
-        for weight, number in zip(weights, soft.trial_numbers, strict=True)
+        for weight, number in zip(weights, map(int, soft.names), strict=True)
     )
     row = next(row for row in report.rows if row.method == "soft")
     single = log_probabilities(study, int(report.single))
@@ -69,7 +71,7 @@ def test_the_comparison_counts_who_alone_is_right(finished: Finished) -> None:
     report = read_ensemble(study.paths).report
     chosen = read_ensemble(study.paths).selections[report.choice]
     labels = labels_of(study, "test")
-    members = np.stack([log_probabilities(study, number) for number in chosen.trial_numbers])
+    members = np.stack([log_probabilities(study, int(name)) for name in chosen.names])
 
     combined = chosen.combination.combine(members.astype(np.float32))
     right = combined.argmax(axis=1) == labels
@@ -121,7 +123,7 @@ def test_a_method_and_its_size_can_be_asked_for(
     document = json.loads(capsys.readouterr().out)
     assert code == 0
     assert document["report"]["choice"] == "greedy"
-    assert all(len(each["trial_numbers"]) <= 2 for each in document["selections"].values())
+    assert all(len(each["members"]) <= 2 for each in document["selections"].values())
     assert main(["ensemble", "--method", "stack", "--studies", studies]) == 1
     assert capsys.readouterr().err.startswith(
         "error: stacking 10 classes needs at least 500 images to fit on, got 180"
@@ -155,15 +157,14 @@ def test_a_broken_record_of_the_ensemble_says_how_to_write_it_anew(tmp_path: Pat
 @pytest.mark.slow
 def test_limits_hold_for_what_was_measured(study: Study) -> None:
     free = build_ensemble(study, method="soft", max_members=3)
-    numbers = free.selections["soft"].trial_numbers
-    costs = read_costs(study, [trial for trial in study.trials() if trial.number in numbers])
+    costs = read_costs(study, find_candidates(study, free.selections["soft"].names))
     largest = max(cost.n_bytes for cost in costs.values()) / 1e6
 
     result = build_ensemble(study, method="soft", max_members=3, max_size=1.5 * largest)
 
     for selection in result.selections.values():
-        trials = [trial for trial in study.trials() if trial.number in selection.trial_numbers]
-        total = sum(cost.n_bytes for cost in read_costs(study, trials).values()) / 1e6
+        costs = read_costs(study, find_candidates(study, selection.names))
+        total = sum(cost.n_bytes for cost in costs.values()) / 1e6
         assert 0 < total <= 1.5 * largest
     with pytest.raises(EnsembleError, match="no model fits a latency in ms of at most"):
         build_ensemble(study, max_latency=1e-6)
@@ -171,14 +172,40 @@ def test_limits_hold_for_what_was_measured(study: Study) -> None:
 
 @pytest.mark.slow
 def test_a_network_is_measured_once(study: Study) -> None:
-    trials = [
-        trial for trial in study.leaders() if study.paths.trial(trial.number).weights.is_file()
-    ]
-    first = read_costs(study, trials[:1])
-    again = read_costs(study, trials[:1])
+    best = find_candidates(study, [str(study.leaders()[0].number)])
+    [first] = read_costs(study, best).values()
+    [again] = read_costs(study, best).values()
     assert again == first
     study.paths.costs.write_text("{", encoding="utf-8")
-    assert (
-        read_costs(study, trials[:1])[trials[0].number].n_bytes
-        == next(iter(first.values())).n_bytes
-    )
+    [anew] = read_costs(study, best).values()
+    assert anew.n_bytes == first.n_bytes
+
+
+@pytest.mark.slow
+def test_candidates_of_one_trial_cost_the_same(study: Study) -> None:
+    [best] = find_candidates(study, [str(study.leaders()[0].number)])
+
+    costs = read_costs(study, [best, replace(best, name=f"{best.name}@1")])
+
+    assert costs[f"{best.name}@1"] == costs[best.name]
+
+
+@pytest.mark.slow
+def test_a_file_of_the_schema_before_is_read(study: Study) -> None:
+    newest = read_ensemble(study.paths)
+    document = json.loads(study.paths.ensemble.read_text(encoding="utf-8"))
+    document["schema"] = 1
+    for values in document["selections"].values():
+        values["trial_numbers"] = [int(name) for name in values.pop("members")]
+    study.paths.ensemble.write_text(json.dumps(document), encoding="utf-8")
+
+    assert read_ensemble(study.paths) == newest
+
+
+@pytest.mark.slow
+def test_a_file_of_a_later_schema_is_refused(study: Study) -> None:
+    document = json.loads(study.paths.ensemble.read_text(encoding="utf-8"))
+    study.paths.ensemble.write_text(json.dumps({**document, "schema": 3}), encoding="utf-8")
+
+    with pytest.raises(StorageError, match="schema must be 1 or 2, got 3"):
+        read_ensemble(study.paths)

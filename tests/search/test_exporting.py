@@ -63,10 +63,7 @@ def test_a_moved_bundle_gives_the_stored_probabilities(
     method = "single" if "single" in flags else result.report.choice
     selection = result.selections[method]
     stored = np.stack(
-        [
-            np.load(study.paths.trial(number).predictions("test"))
-            for number in selection.trial_numbers
-        ]
+        [np.load(study.paths.trial(int(name)).predictions("test")) for name in selection.names]
     )
 
     code = main(
@@ -86,7 +83,8 @@ def test_a_moved_bundle_gives_the_stored_probabilities(
     predicted = predict_elsewhere(tmp_path / "model", images_of_the_test_role(study), tmp_path)
     assert code == 0
     assert document["method"] == method
-    assert document["trials"] == list(selection.trial_numbers)
+    assert document["members"] == list(selection.names)
+    assert document["trials"] == [int(name) for name in selection.names]
     np.testing.assert_allclose(
         predicted, np.exp(selection.combination.combine(stored)), rtol=0, atol=1e-5
     )

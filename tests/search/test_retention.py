@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import optuna
+import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from search.paths import StudyPaths
@@ -48,13 +49,14 @@ def test_only_weights_that_are_not_kept_are_deleted(tmp_path: Path) -> None:
     assert all(paths.trial(number).predictions("ens").exists() for number in range(5))
 
 
-def test_the_members_of_an_ensemble_stay_exportable(tmp_path: Path) -> None:
+@pytest.mark.parametrize("members", ['"members": ["5@8", "0"]', '"trial_numbers": [5, 0]'])
+def test_the_members_of_an_ensemble_stay_exportable(members: str, tmp_path: Path) -> None:
     paths = StudyPaths(tmp_path)
     trials = [_trial(number, float(number)) for number in range(6)]
     for trial in trials:
         paths.trial(trial.number).folder.mkdir(parents=True)
         paths.trial(trial.number).weights.touch()
-    paths.ensemble.write_text('{"selections": {"llp": {"trial_numbers": [5, 0]}}}')
+    paths.ensemble.write_text(f'{{"selections": {{"llp": {{{members}}}}}}}')
 
     free_weights(paths, trials, keep=1, metric="log_loss")
 

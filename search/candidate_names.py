@@ -1,0 +1,37 @@
+"""The names of candidates: what they mean in words, and whose recipe they have.
+
+Each kind of network that an ensemble may be built from has one row in `_FORMS`.
+"""
+
+import re
+
+from ensembles.ordering import natural_order
+
+_FORMS = (
+    (re.compile(r"(\d+)"), "trial {}"),
+    (re.compile(r"(\d+)@(\d+)"), "trial {} after round {}"),
+    (re.compile(r"(\d+)@raw"), "trial {} without averaging"),
+)
+"""How a name is spelled, and how its parts are told; the first part is the number of a trial."""
+
+
+def candidate_title(name: str) -> str:
+    """Return what people read: `42@8` is `trial 42 after round 8`; an unknown name is its own."""
+    for form, words in _FORMS:
+        if found := form.fullmatch(name):
+            return words.format(*found.groups())
+    return name
+
+
+def trial_of(name: str) -> int | None:
+    """Return the number of the trial whose recipe a candidate has; None if its name has none."""
+    for form, _ in _FORMS:
+        if found := form.fullmatch(name):
+            return int(found[1])
+    return None
+
+
+def by_trial(name: str) -> tuple[bool, int, tuple[tuple[str | int, ...], str]]:
+    """Return a key that sorts names by their trial; those without one come last."""
+    number = trial_of(name)
+    return number is None, number or 0, natural_order(name)

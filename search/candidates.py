@@ -1,0 +1,132 @@
+"""The networks that an ensemble of a study may be built from: best checkpoints and snapshots.
+
+Whatever is trained or made of weights becomes a candidate by a function in `_SOURCES`, a row in
+`search.candidate_names`, and files of the usual names.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from ensembles.pool import Pool
+from search.candidate_names import candidate_title
+from search.data.roles import Role, read_roles
+from search.data.store import open_store
+from search.errors import NothingToDoError, SearchError
+from search.paths import TrialPaths
+from search.predictions import gather_predictions, has_predictions
+from search.retention import kept_trials
+from search.study import Study
+from spaces.recipe import Recipe, recipe_from_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A network whose weights and predictions are on the disk."""
+
+    name: str
+    """`42` is the best checkpoint of trial 42, `42@8` its weights after round 8, `42@raw` those of
+    its best round without averaging."""
+    trial: int
+    """Whose recipe it has."""
+    recipe: Recipe
+    files: TrialPaths
+    """`files.weights`, and `files.predictions(role)` for the roles stop, ens and test."""
+    milliseconds: float
+    """For one image, as its trial measured it."""
+
+
+Source: TypeAlias = Callable[[Study, Sequence[FrozenTrial]], Iterator[Candidate]]
+"""Returns the candidates with the recipes of some finished trials; their files may be gone."""
+
+
+def list_candidates(study: Study) -> list[Candidate]:
+    """Return the networks that have the recipe of a trial that is kept, and are whole.
+
+    Returns:
+        By the number of the trial; its best checkpoint first, then its snapshots by round.
+
+    Raises:
+        NothingToDoError: No trial has finished with predictions and weights.
+    """
+    config = study.record.config
+    kept = kept_trials(study.trials(), config.keep, config.metric)
+    found = [each for each in _gather(study, kept) if _is_usable(each.files)]
+    if not found:
+        raise NothingToDoError(
+            f"study {study.name!r} has no finished trial to build an ensemble from."
+        )
+    return found
+
+
+def find_candidates(study: Study, names: Sequence[str]) -> list[Candidate]:
+    """Return the candidates of these names, in the order asked for.
+
+    They need not be kept for new ensembles any more; who reads a file that is gone says so.
+
+    Raises:
+        SearchError: There is none of a name.
+    """
+    trials = study.trials()
+    named = {each.name: each for each in _gather(study, kept_trials(trials, len(trials)))}
+    if missing := [name for name in names if name not in named]:
+        raise SearchError(
+            f"study {study.name!r} has no {candidate_title(missing[0])} any more; "
+            "`python -m search ensemble` builds an ensemble of what there is."
+        )
+    return [named[name] for name in names]
+
+
+def candidate_pool(study: Study, candidates: Sequence[Candidate], role: Role) -> Pool:
+    """Return what some candidates predict for the images of a role, in the order asked for.
+
+    Raises:
+        SearchError: Predictions of a candidate are gone.
+    """
+    rows = read_roles(study.paths.roles).rows(role)
+    return Pool.from_arrays(
+        log_probabilities=gather_predictions([each.files for each in candidates], role),
+        labels=np.asarray(open_store(study.record.store).labels[rows]),
+        names=[each.name for each in candidates],
+        costs=np.array([each.milliseconds for each in candidates]),
+        class_names=study.record.class_names,
+    )
+
+
+def _gather(study: Study, trials: Sequence[FrozenTrial]) -> Iterator[Candidate]:
+    ordered = sorted(trials, key=lambda trial: trial.number)
+    for source in _SOURCES:
+        yield from source(study, ordered)
+
+
+def _trainings(study: Study, trials: Sequence[FrozenTrial]) -> Iterator[Candidate]:
+    """Iterate over the best checkpoint of each trial, and its snapshots."""
+    for trial in trials:
+        files = study.paths.trial(trial.number)
+        best = Candidate(
+            name=str(trial.number),
+            trial=trial.number,
+            recipe=recipe_from_json(trial.user_attrs["recipe"]),
+            files=files,
+            milliseconds=float(trial.user_attrs["milliseconds"]),
+        )
+        yield best
+        for name in _snapshot_names(files):
+            yield replace(best, name=f"{best.name}@{name}", files=files.snapshot(name))
+
+
+def _snapshot_names(files: TrialPaths) -> list[str]:
+    """Return the names of a trial's snapshots by round; that without averaging comes last."""
+    folder = files.snapshots
+    names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    return sorted(names, key=lambda name: (not name.isdecimal(), name.zfill(8)))
+
+
+_SOURCES: tuple[Source, ...] = (_trainings,)
+
+
+def _is_usable(files: TrialPaths) -> bool:
+    return has_predictions(files) and files.weights.is_file()
