@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ensembles.comparison import Interval, find_wilson_interval
+from ensembles.decision import MOST_PROBABLE, Decision
 from ensembles.metrics import measure_requested
 
 
@@ -46,6 +47,7 @@ def describe_classes(
     log_probabilities: Float[np.ndarray, "images classes"],
     labels: Int[np.ndarray, " images"],
     class_names: tuple[str, ...],
+    decision: Decision = MOST_PROBABLE,
 ) -> ClassificationDetail:
     """Count and rate predictions class by class.
 
@@ -53,11 +55,12 @@ def describe_classes(
         log_probabilities: Predictions.
         labels: The true classes.
         class_names: One per class.
+        decision: How the predictions become classes.
 
     Returns:
         One result per class, in their order, the confusion matrix and the area under the ROC.
     """
-    predictions = log_probabilities.argmax(axis=1)
+    predictions = decision.decide(log_probabilities)
     numbers = np.arange(len(class_names))
     confusion = confusion_matrix(labels, predictions, labels=numbers)
     precision, recall, f1, support = precision_recall_fscore_support(

@@ -2,6 +2,7 @@
 
 Both see the same images, so all is paired: the interval of a difference is much narrower than
 the difference of two intervals. Accuracy decides, by McNemar's exact test; log-loss is told.
+Where classes are unequal and a user names a metric that minds, its own interval decides.
 """
 
 import math
@@ -11,12 +12,15 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
+from ensembles.decision import MOST_PROBABLE, Decision
 from ensembles.errors import EnsembleError
-from ensembles.metrics import image_log_losses
+from ensembles.metrics import METRICS, MetricName, image_log_losses
 
 Verdict = Literal["better", "worse", "not distinguishable"]
 
 N_RESAMPLES = 2000
+N_RESAMPLES_OF_A_METRIC = 500
+"""Each costs two looks at all images."""
 SIGNIFICANCE = 0.05
 _Z = 1.959964
 """Of a two-sided 95 % interval."""
@@ -40,6 +44,23 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedDifference:
+    """The paired difference in a metric of labels that a user named."""
+
+    metric: MetricName
+    ensemble: float
+    single: float
+    gain: float
+    """Ensemble minus single."""
+    gain_interval: Interval
+
+    @property
+    def title(self) -> str:
+        """The metric in words."""
+        return self.metric.replace("_", " ").replace("f1", "F1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The paired difference between an ensemble and a single model."""
 
@@ -60,6 +81,21 @@ class Comparison:
     smallest_visible_difference: float
     """A true difference in accuracy below this would mostly go unseen on so few images."""
     verdict: Verdict
+    named: NamedDifference | None = None
+    """Decides in the place of accuracy."""
+
+    def figures(self) -> dict[str, bool | int | float | str | tuple[float, ...]]:
+        """Return all numbers by name, without records inside."""
+        named = (
+            {f"named_{name}": value for name, value in vars(self.named).items()}
+            if (self.named)
+            else {}
+        )
+        plain = {name: value for name, value in vars(self).items() if name != "named"}
+        return {
+            name: (value.low, value.high) if isinstance(value, Interval) else value
+            for name, value in {**plain, **named}.items()
+        }
 
     def sentence(self, *, method: str, n_members: int, cost_ratio: float) -> str:
         """Say in plain English what was found.
@@ -86,20 +122,24 @@ class Comparison:
 
     def _decided(self) -> str:
         sign = 1 if self.verdict == "better" else -1
-        bounds = sorted(
-            sign * 100 * bound
-            for bound in (self.accuracy_interval.low, self.accuracy_interval.high)
-        )
+        named = self.named
+        difference = named.gain if named else self.accuracy_difference
+        interval = named.gain_interval if named else self.accuracy_interval
+        bounds = sorted(sign * 100 * bound for bound in (interval.low, interval.high))
+        test = f"McNemar {_format_p(self.p_value)}"
+        in_accuracy = f"accuracy {100 * self.accuracy_difference:+.2f} points, {test}"
         advice = "" if self.verdict == "better" else " Export the single model."
         return (
             f"{self.verdict} than the best single trial by "
-            f"{sign * 100 * self.accuracy_difference:.2f} points of accuracy "
+            f"{sign * 100 * difference:.2f} points of {named.title if named else 'accuracy'} "
             f"(95 % interval {bounds[0]:.1f} to {bounds[1]:.1f}, "
-            f"McNemar {_format_p(self.p_value)}, {self.n_images:,} test images)."
+            f"{in_accuracy if named else test}, {self.n_images:,} test images)."
             f"{self._log_loss_remark() if self._log_loss_disagrees else ''}{advice}"
         )
 
     def _undecided(self, cost_ratio: float) -> str:
+        if self.named:
+            return self._undecided_by_name(self.named, cost_ratio)
         interval = self.accuracy_interval
         remark = self._log_loss_remark()
         cheaper = f" and {cost_ratio:.1f} times cheaper" if cost_ratio >= 1.05 else ""
@@ -111,6 +151,17 @@ class Comparison:
             f"{_format_p(self.p_value)}; a difference below about "
             f"{100 * self.smallest_visible_difference:.1f} points could not be seen): "
             f"exporting the single model is {as_good}{cheaper}.{remark}"
+        )
+
+    def _undecided_by_name(self, named: NamedDifference, cost_ratio: float) -> str:
+        interval = named.gain_interval
+        cheaper = f" and {cost_ratio:.1f} times cheaper" if cost_ratio >= 1.05 else ""
+        return (
+            f"not distinguishable from the best single trial in {named.title} on "
+            f"{self.n_images:,} test images (difference {100 * named.gain:+.2f} points, "
+            f"95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f}; accuracy "
+            f"{100 * self.accuracy_difference:+.2f} points, {_format_p(self.p_value)}): "
+            f"exporting the single model is as good{cheaper}.{self._log_loss_remark()}"
         )
 
     @property
@@ -131,11 +182,13 @@ class Comparison:
         )
 
 
-def compare(
+def compare(  # noqa: PLR0913 - two predictions, and what of them decides
     ensemble_log_probabilities: Float[np.ndarray, "images classes"],
     single_log_probabilities: Float[np.ndarray, "images classes"],
     labels: Int[np.ndarray, " images"],
     *,
+    metric: MetricName = "accuracy",
+    decision: Decision = MOST_PROBABLE,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
@@ -145,7 +198,10 @@ def compare(
         ensemble_log_probabilities: Predictions of the ensemble.
         single_log_probabilities: Predictions of the single model, with its temperature.
         labels: The true classes.
-        n_resamples: Bootstrap samples behind each interval.
+        metric: What decides. Accuracy, and log-loss, which is told anyway, leave it to McNemar's
+            test; balanced accuracy and macro F1 have an interval of their own.
+        decision: How the predictions of both become labels.
+        n_resamples: Bootstrap samples behind the interval of the log-loss.
         seed: Of the bootstrap.
 
     Returns:
@@ -156,8 +212,8 @@ def compare(
     """
     if len(labels) == 0:
         raise EnsembleError("a comparison needs at least one test image, got none.")
-    ensemble_right = ensemble_log_probabilities.argmax(axis=1) == labels
-    single_right = single_log_probabilities.argmax(axis=1) == labels
+    scores = decision.score(ensemble_log_probabilities), decision.score(single_log_probabilities)
+    ensemble_right, single_right = (each.argmax(axis=1) == labels for each in scores)
     n_better = int((ensemble_right & ~single_right).sum())
     n_worse = int((single_right & ~ensemble_right).sum())
     p_value = mcnemar(n_better, n_worse)
@@ -165,6 +221,11 @@ def compare(
         single_log_probabilities, labels
     )
     generator = np.random.default_rng(seed)
+    named = (
+        _compare_by(metric, *scores, labels, generator)
+        if metric in ("balanced_accuracy", "macro_f1")
+        else None
+    )
     return Comparison(
         n_images=len(labels),
         accuracy=float(ensemble_right.mean()),
@@ -177,7 +238,10 @@ def compare(
         only_single_right=n_worse,
         p_value=p_value,
         smallest_visible_difference=find_smallest_visible(n_better + n_worse, len(labels)),
-        verdict=_decide(n_better, n_worse, p_value),
+        verdict=_decide_by_interval(named.gain_interval)
+        if named
+        else _decide(n_better, n_worse, p_value),
+        named=named,
     )
 
 
@@ -271,6 +335,43 @@ def find_smallest_visible(n_discordant: int, n_images: int) -> float:
     """
     error = float(np.sqrt(n_discordant)) / n_images
     return max(_Z * error, _MIN_DISCORDANT / n_images)
+
+
+def _compare_by(
+    metric: MetricName,
+    ensemble_scores: Float[np.ndarray, "images classes"],
+    single_scores: Float[np.ndarray, "images classes"],
+    labels: Int[np.ndarray, " images"],
+    generator: np.random.Generator,
+) -> NamedDifference:
+    """Compare by a metric of labels, with a paired bootstrap that keeps each class's images."""
+    compute = METRICS[metric].compute
+
+    def gain(rows: Int[np.ndarray, " rows"]) -> float:
+        return compute(ensemble_scores[rows], labels[rows]) - compute(
+            single_scores[rows], labels[rows]
+        )
+
+    of_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    gains = np.array(
+        [
+            gain(np.concatenate([generator.choice(rows, len(rows)) for rows in of_class]))
+            for _ in range(N_RESAMPLES_OF_A_METRIC)
+        ]
+    )
+    return NamedDifference(
+        metric=metric,
+        ensemble=compute(ensemble_scores, labels),
+        single=compute(single_scores, labels),
+        gain=gain(np.arange(len(labels))),
+        gain_interval=_percentiles(gains),
+    )
+
+
+def _decide_by_interval(interval: Interval) -> Verdict:
+    if not interval.excludes_zero:
+        return "not distinguishable"
+    return "better" if interval.low > 0 else "worse"
 
 
 def _decide(n_better: int, n_worse: int, p_value: float) -> Verdict:

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from ensembles.bundle import load_bundle
 from ensembles.cascade import Cascade
 from ensembles.combination import Combination
-from ensembles.comparison import Interval
 from ensembles.conformal import Conformal, Rejection
 from ensembles.decision import MOST_PROBABLE, Decision
 from ensembles.errors import BundleError
@@ -117,10 +116,6 @@ def summarize_report(report: Report, *, exported: Method) -> ReportRecord:
     rows = sorted(report.rows, key=lambda row: row.method != exported)
     if not rows or rows[0].method != exported:
         raise BundleError(f"the report has no row for {exported}.")
-    comparison = {
-        name: (value.low, value.high) if isinstance(value, Interval) else value
-        for name, value in vars(report.comparison).items()
-    }
     cascade = report.cascade if report.choice == exported else None
     return ReportRecord(
         role="test",
@@ -141,7 +136,7 @@ def summarize_report(report: Report, *, exported: Method) -> ReportRecord:
             for row in rows
         ),
         verdict=report.sentence,
-        comparison=comparison,
+        comparison=report.comparison.figures(),
         cascade=None
         if cascade is None
         else CascadeFigures(

@@ -47,6 +47,9 @@ class Metric:
         float,
     ]
     higher_is_better: bool
+    of_labels: bool = False
+    """Whether it is the class given to each image that counts, and no probability; then it takes
+    whatever scores the classes are given by (`ensembles.decision`)."""
 
 
 def accuracy(
@@ -249,9 +252,9 @@ def count_confusions(
 
 
 METRICS: Mapping[MetricName, Metric] = {
-    "accuracy": Metric(compute=accuracy, higher_is_better=True),
-    "balanced_accuracy": Metric(compute=balanced_accuracy, higher_is_better=True),
-    "macro_f1": Metric(compute=macro_f1, higher_is_better=True),
+    "accuracy": Metric(compute=accuracy, higher_is_better=True, of_labels=True),
+    "balanced_accuracy": Metric(compute=balanced_accuracy, higher_is_better=True, of_labels=True),
+    "macro_f1": Metric(compute=macro_f1, higher_is_better=True, of_labels=True),
     "log_loss": Metric(compute=log_loss, higher_is_better=False),
     "brier": Metric(compute=brier, higher_is_better=False),
     "expected_calibration_error": Metric(
@@ -261,11 +264,17 @@ METRICS: Mapping[MetricName, Metric] = {
 """Cheap, and reported for every ensemble."""
 
 REQUESTED: Mapping[RequestedMetricName, Metric] = {
-    "top_3_accuracy": Metric(compute=partial(top_accuracy, k=3), higher_is_better=True),
-    "top_5_accuracy": Metric(compute=partial(top_accuracy, k=5), higher_is_better=True),
-    "worst_class_recall": Metric(compute=worst_class_recall, higher_is_better=True),
-    "matthews": Metric(compute=matthews, higher_is_better=True),
-    "cohen_kappa": Metric(compute=cohen_kappa, higher_is_better=True),
+    "top_3_accuracy": Metric(
+        compute=partial(top_accuracy, k=3), higher_is_better=True, of_labels=True
+    ),
+    "top_5_accuracy": Metric(
+        compute=partial(top_accuracy, k=5), higher_is_better=True, of_labels=True
+    ),
+    "worst_class_recall": Metric(
+        compute=worst_class_recall, higher_is_better=True, of_labels=True
+    ),
+    "matthews": Metric(compute=matthews, higher_is_better=True, of_labels=True),
+    "cohen_kappa": Metric(compute=cohen_kappa, higher_is_better=True, of_labels=True),
     "roc_auc": Metric(compute=roc_auc, higher_is_better=True),
     "average_precision": Metric(compute=average_precision, higher_is_better=True),
     "adaptive_calibration_error": Metric(
@@ -291,6 +300,8 @@ def measure_requested(
     names: Sequence[str],
     log_probabilities: Float[np.ndarray, "images classes"],
     labels: Int[np.ndarray, " images"],
+    *,
+    scores: Float[np.ndarray, "images classes"] | None = None,
 ) -> dict[str, float | None]:
     """Compute metrics by name.
 
@@ -298,6 +309,7 @@ def measure_requested(
         names: Of any metrics, always reported or not.
         log_probabilities: Predictions.
         labels: The true classes.
+        scores: What the classes are given by, for the metrics of labels; default: the predictions.
 
     Returns:
         One value for each name, in their order; None where it is not defined for these images.
@@ -306,7 +318,11 @@ def measure_requested(
         EnsembleError: There is no such metric.
     """
     metrics = {name: find_metric(name) for name in names}
-    values = {name: each.compute(log_probabilities, labels) for name, each in metrics.items()}
+    by_label = log_probabilities if scores is None else scores
+    values = {
+        name: each.compute(by_label if each.of_labels else log_probabilities, labels)
+        for name, each in metrics.items()
+    }
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 

@@ -5,7 +5,7 @@ images that the ensembles were fitted on stand beside, marked, because they flat
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -15,10 +15,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ensembles.builder import Ensemble
 from ensembles.cascade_fitting import can_cascade, fit_cascade
 from ensembles.comparison import Comparison, Interval, compare, find_wilson_interval
+from ensembles.decision import MOST_PROBABLE, Decision
 from ensembles.diagnostics import Explanation, explain_members
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
-from ensembles.metrics import METRICS
+from ensembles.metrics import METRICS, MetricName, measure_requested
 from ensembles.overtuning import Overtuning
 from ensembles.pool import Pool
 from ensembles.reliability import Reliability, reliability, without_temperature
@@ -37,6 +38,8 @@ class Figures:
     log_loss: float
     brier: float
     expected_calibration_error: float
+    requested: dict[str, float | None] = field(default_factory=dict)
+    """What else was asked for; None where it is not defined for these images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +115,8 @@ class Report:
     """Of the choice on the test images; None for votes, like the one before."""
     overtuning: Overtuning | None = None
     """What the search's own score of the best single model promised, and what it was worth."""
+    decision: Decision = MOST_PROBABLE
+    """How the probabilities become labels, in all rows but those of votes."""
 
     @property
     def chosen_row(self) -> Row:
@@ -148,6 +153,9 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
     refused: Mapping[Method, str] | None = None,
     n_test_openings: int = 1,
     overtuning: Overtuning | None = None,
+    metric: MetricName = "accuracy",
+    decision: Decision = MOST_PROBABLE,
+    requested: Sequence[str] = (),
 ) -> Report:
     """Evaluate ensembles on test images and compare the chosen one with the best single model.
 
@@ -159,12 +167,16 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
         refused: Methods that could not be fitted, and why.
         n_test_openings: How often the test images of this study were used, this time included.
         overtuning: Of the search's best model, where one chose among these models.
+        metric: What decides whether the choice is better; see `compare`.
+        decision: How probabilities become labels; `choose_decision` suits it to the metric.
+        requested: Names of further metrics for each row; see `find_metric`.
 
     Returns:
         The report.
 
     Raises:
-        EnsembleError: The single model or the choice is missing, or a member has no predictions.
+        EnsembleError: The single model or the choice is missing, a member has no predictions, or
+            there is no metric of a name.
     """
     missing = [method for method in ("single", choice) if method not in ensembles]
     if missing:
@@ -177,6 +189,11 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
     single = ensembles["single"]
     single_cost = _add_costs(single, fit_pool)
     predictions = {method: each.predict(test_pool) for method, each in ensembles.items()}
+    decisions = {
+        # Shares of votes are no probabilities that could be divided by those of the classes.
+        method: MOST_PROBABLE if each.combination.space == "vote" else decision
+        for method, each in ensembles.items()
+    }
     rows = tuple(
         Row(
             method=method,
@@ -184,12 +201,20 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
             temperature=ensemble.combination.temperature,
             cost=_add_costs(ensemble, fit_pool) / single_cost,
             is_calibrated=ensemble.combination.space != "vote",
-            test=measure(predictions[method], test_pool.labels),
-            fitted_on=measure(ensemble.predict(fit_pool), fit_pool.labels),
+            test=measure(
+                predictions[method], test_pool.labels, decisions[method], requested=requested
+            ),
+            fitted_on=measure(ensemble.predict(fit_pool), fit_pool.labels, decisions[method]),
         )
         for method, ensemble in ensembles.items()
     )
-    comparison = compare(predictions[choice], predictions["single"], test_pool.labels)
+    comparison = compare(
+        predictions[choice],
+        predictions["single"],
+        test_pool.labels,
+        metric=metric,
+        decision=decisions[choice],
+    )
     chosen = next(row for row in rows if row.method == choice)
     return Report(
         rows=rows,
@@ -204,6 +229,7 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
         cascade=_try_cascade(ensembles[choice], fit_pool, test_pool),
         explanation=explain_members(ensembles[choice], fit_pool, fresh=test_pool),
         overtuning=overtuning,
+        decision=decisions[choice],
         **_reliabilities(ensembles[choice], test_pool),
     )
 
@@ -240,10 +266,22 @@ def _try_cascade(ensemble: Ensemble, fit_pool: Pool, test_pool: Pool) -> Cascade
 
 
 def measure(
-    log_probabilities: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, " images"]
+    log_probabilities: Float[np.ndarray, "images classes"],
+    labels: Int[np.ndarray, " images"],
+    decision: Decision = MOST_PROBABLE,
+    *,
+    requested: Sequence[str] = (),
 ) -> Figures:
-    """Compute all metrics of `METRICS` and the interval of the accuracy."""
-    values = {name: metric.compute(log_probabilities, labels) for name, metric in METRICS.items()}
+    """Compute all metrics of `METRICS`, the interval of the accuracy, and what is asked besides.
+
+    Raises:
+        EnsembleError: There is no metric of a name that is asked for.
+    """
+    scores = decision.score(log_probabilities)
+    values = {
+        name: metric.compute(scores if metric.of_labels else log_probabilities, labels)
+        for name, metric in METRICS.items()
+    }
     n_images = len(labels)
     n_right = round(values["accuracy"] * n_images)
     return Figures(
@@ -255,6 +293,7 @@ def measure(
         log_loss=values["log_loss"],
         brier=values["brier"],
         expected_calibration_error=values["expected_calibration_error"],
+        requested=measure_requested(requested, log_probabilities, labels, scores=scores),
     )
 
 

@@ -10,11 +10,16 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from ensembles.budget import Limit
 from ensembles.builder import METHODS, Ensemble, build_all, choose_method, explain_refusal
+from ensembles.decision import choose_decision
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
+from ensembles.metrics import find_metric
 from ensembles.overtuning import Overtuning
+from ensembles.pareto import Front, find_front
 from ensembles.pool import Pool
 from ensembles.report import Report, evaluate_all
 from search.candidates import Candidate, candidate_pool, list_candidates
@@ -33,12 +38,24 @@ OPENINGS = "test_openings"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What is reported besides the table and the verdict."""
+
+    metrics: tuple[str, ...] = ()
+    """Names of further metrics; see `ensembles.metrics.find_metric`."""
+    front: bool = False
+    """Whether to build the ensembles that no cheaper one equals, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnsembleResult:
     """The ensembles of a study, and what the test role said of them."""
 
     report: Report
     selections: dict[str, Selection]
     """By method: what would have to be exported."""
+    front: Front | None = None
+    """What accuracy costs; None if nobody asked."""
 
     @property
     def worth_exporting(self) -> Method:
@@ -53,6 +70,7 @@ class EnsembleResult:
             "verdict": self.report.sentence,
             "worth_exporting": self.worth_exporting,
             "report": self.report.to_json(),
+            "front": self.front.to_json() if self.front else None,
             "selections": {
                 method: selection.to_json() for method, selection in self.selections.items()
             },
@@ -66,6 +84,7 @@ def build_ensemble(
     max_members: int | None = None,
     max_latency: float | None = None,
     max_size: float | None = None,
+    extras: Extras | None = None,
 ) -> EnsembleResult:
     """Build all ensembles on the ens role, choose one, then report on the test role.
 
@@ -75,14 +94,19 @@ def build_ensemble(
         max_members: Members at the most; default: as the study was told.
         max_latency: Milliseconds that all members together may take for one image.
         max_size: Megabytes that the weights of all members may have.
+        extras: What is reported besides.
 
     Returns:
         The ensembles and the report; they also replace those that the study had.
 
     Raises:
         NothingToDoError: No trial has finished with predictions and weights.
-        EnsembleError: The method cannot be used with so few images, or nothing fits the limits.
+        EnsembleError: The method cannot be used with so few images, nothing fits the limits, or
+            there is no metric of a name.
     """
+    extras = extras or Extras()
+    for name in extras.metrics:
+        find_metric(name)  # before the test role is opened
     paths, record = study.paths, study.record
     candidates = list_candidates(study)
     ens = candidate_pool(study, candidates, "ens")
@@ -105,6 +129,9 @@ def build_ensemble(
         refused={name: reason for name, reason in refused.items() if reason},
         n_test_openings=_count_opening(paths),
         overtuning=_measure_overtuning(study, candidates, ens),
+        metric=record.config.metric,
+        decision=choose_decision(record.config.metric, np.bincount(ens.labels)),
+        requested=extras.metrics,
     )
     result = EnsembleResult(
         report=report,
@@ -112,13 +139,14 @@ def build_ensemble(
             name: Selection(names=ensemble.names, combination=ensemble.combination)
             for name, ensemble in ensembles.items()
         },
+        front=_find_front(study, candidates, ens, choice, max_members) if extras.front else None,
     )
     with written_whole(paths.ensemble) as temporary:
         temporary.write_text(json.dumps(result.to_json()), encoding="utf-8")
     logger.info("ensemble: %s", report.sentence)
     from search.publication import publish_ensemble  # noqa: PLC0415  # readers need no Plotly
 
-    publish_ensemble(open_study(paths), report, result.worth_exporting)
+    publish_ensemble(open_study(paths), report, result.worth_exporting, front=result.front)
     return result
 
 
@@ -138,6 +166,7 @@ def read_ensemble(paths: StudyPaths) -> EnsembleResult:
         return EnsembleResult(
             report=Report.from_json(values["report"]),
             selections=read_selections(values),
+            front=Front.from_json(values["front"]) if values.get("front") else None,
         )
     except (ValueError, KeyError, TypeError, EnsembleError) as error:
         raise StorageError(
@@ -165,6 +194,28 @@ def _limits(
         for name, (each, maximum) in wanted.items()
         if maximum is not None
     ]
+
+
+def _find_front(
+    study: Study,
+    candidates: list[Candidate],
+    ens: Pool,
+    method: Method,
+    max_members: int | None,
+) -> Front:
+    """Find out what accuracy costs, in milliseconds for one image on this machine's CPU."""
+    costs = read_costs(study, candidates).values()
+    return find_front(
+        ens,
+        {
+            "milliseconds": [cost.milliseconds_1 for cost in costs],
+            "bytes": [float(cost.n_bytes) for cost in costs],
+        },
+        test_pool=candidate_pool(study, candidates, "test"),
+        method=method,
+        max_members=max_members or study.record.config.max_members,
+        seed=derive_seed(study.record.config.seed, "ensemble"),
+    )
 
 
 def _measure_overtuning(study: Study, candidates: list[Candidate], ens: Pool) -> Overtuning | None:

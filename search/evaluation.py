@@ -162,8 +162,8 @@ def evaluate(
         data=listing.source,
         split=selection.split,
         n_unreadable=len(selection.rows) - len(rows),
-        figures=measure(log_probabilities, known),
-        detail=describe_classes(log_probabilities, known, bundle.classes),
+        figures=measure(log_probabilities, known, bundle.decision),
+        detail=describe_classes(log_probabilities, known, bundle.classes, bundle.decision),
     )
 
 

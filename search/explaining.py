@@ -8,7 +8,7 @@ from ensembles.diagnostics import Explanation
 from ensembles.latency import Cost
 from ensembles.pareto import Front
 from ensembles.reliability import Reliability, ReliabilityBin
-from ensembles.report import CascadeFigures
+from ensembles.report import CascadeFigures, Report, Row
 from search.candidate_names import candidate_title
 
 N_GROUPS = 5
@@ -23,6 +23,56 @@ class Cells:
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+def table_cells(report: Report) -> Cells:
+    """Return one row for each ensemble; the first cell of each is its method."""
+    figures = ("accuracy", "95 % interval", "log-loss", "ECE", "members", "cost")
+    return Cells(
+        headings=("on the test role", *figures),
+        rows=tuple(_table_row(row) for row in report.rows),
+    )
+
+
+def asked_cells(report: Report) -> Cells | None:
+    """Return the metric that decides, if it is not accuracy, and what was asked for besides.
+
+    Returns:
+        One row for each ensemble, or None if there is neither.
+    """
+    named = report.comparison.named
+    asked = tuple(report.rows[0].test.requested) if report.rows else ()
+    if not named and not asked:
+        return None
+    headings = (*((named.metric,) if named else ()), *asked)
+    return Cells(
+        headings=("on the test role", *(heading.replace("_", " ") for heading in headings)),
+        rows=tuple(
+            (
+                row.method,
+                *((f"{100 * getattr(row.test, named.metric):.2f} %",) if named else ()),
+                *(_value(row.test.requested.get(name)) for name in asked),
+            )
+            for row in report.rows
+        ),
+    )
+
+
+def _table_row(row: Row) -> tuple[str, ...]:
+    figures = row.test
+    return (
+        row.method,
+        f"{100 * figures.accuracy:.2f} %",
+        _interval(figures.accuracy_interval),
+        f"{figures.log_loss:.4f}" if row.is_calibrated else "-",
+        f"{100 * figures.expected_calibration_error:.1f} %" if row.is_calibrated else "-",
+        str(row.n_members),
+        f"{row.cost:.1f} x",
+    )
+
+
+def _value(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def member_cells(explanation: Explanation, costs: Mapping[str, Cost] | None = None) -> Cells:

@@ -6,15 +6,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ensembles.builder import Ensemble
-from ensembles.cascade_fitting import can_cascade, fit_cascade
+from ensembles.cascade_fitting import MIN_IMAGES, can_cascade, fit_cascade
 from ensembles.conformal import fit_conformal, fit_rejection
 from ensembles.cross_fitting import cross_fitted_predictions
+from ensembles.decision import MOST_PROBABLE, Decision
 from ensembles.errors import EnsembleError
 from ensembles.export import BundleContents, summarize_report, write_bundle
 from ensembles.manifest import Manifest, Provenance
 from ensembles.members import Member
 from ensembles.methods import Method
 from ensembles.pool import Pool
+from ensembles.report import Report
 from search.candidates import candidate_pool, find_candidates
 from search.costs import read_costs
 from search.ensembling import read_ensemble
@@ -36,6 +38,8 @@ class Promises:
     images for it."""
     target_accuracy: float | None = None
     """Of the pictures that are answered; None: all are."""
+    cascade: bool = False
+    """Whether the bundle runs as a cascade unless it is told otherwise."""
 
 
 def export_study(
@@ -65,6 +69,7 @@ def export_study(
         SearchError: The weights of a member are gone.
         BundleError: The folder cannot be written.
     """
+    promises = promises or Promises()
     result = read_ensemble(study.paths)
     chosen = method or result.worth_exporting
     if chosen not in result.selections:
@@ -92,10 +97,22 @@ def export_study(
         image_input=study.record.image_input,
         provenance=_provenance(study),
         report=summarize_report(result.report, exported=chosen),
+        decision=_decision(selection, result.report),
         cascade=fit_cascade(ensemble, pool) if can_cascade(ensemble) else None,
+        prefers_cascade=promises.cascade,
     )
-    contents = _with_promises(contents, study, pool, chosen, promises or Promises())
+    if contents.prefers_cascade and contents.cascade is None:
+        raise EnsembleError(
+            f"--cascade: {chosen} has none here; it takes 2 members that are no voters, and "
+            f"{MIN_IMAGES:,} images in the ens role."
+        )
+    contents = _with_promises(contents, study, pool, chosen, promises)
     return write_bundle(folder, contents, overwrite=overwrite)
+
+
+def _decision(selection: Selection, report: Report) -> Decision:
+    """Return how the labels are decided; shares of votes are no probabilities to correct."""
+    return MOST_PROBABLE if selection.combination.space == "vote" else report.decision
 
 
 def _ensemble_of(selection: Selection, pool: Pool) -> Ensemble:
@@ -132,6 +149,11 @@ def _with_promises(
     alpha = ALPHA if promises.alpha is None else promises.alpha
     enough = promises.alpha is not None or pool.n_images >= 1 / ALPHA - 1
     target = promises.target_accuracy
+    if target is not None and contents.decision != MOST_PROBABLE:
+        raise EnsembleError(
+            "--target-accuracy: answers are promised for the most probable class, but this study "
+            "decides for balanced accuracy; leave it out."
+        )
     return replace(
         contents,
         conformal=fit_conformal(predictions, pool.labels, alpha=alpha) if enough else None,

@@ -45,7 +45,7 @@ class Labels:
     label: str | None
     """None if no class is likely enough."""
     ranking: tuple[tuple[str, float], ...]
-    """Classes and probabilities, the most likely first."""
+    """Classes and probabilities: the one that the bundle decides for, then the most likely."""
     possible: tuple[str, ...] | None = None
     """Classes that it may have, the most likely first; None if nobody asked."""
 
@@ -60,6 +60,7 @@ def rank_classes(
     *,
     n_ranked: int,
     threshold: float,
+    decided: str | None = None,
 ) -> Labels:
     """Sort the classes of a picture.
 
@@ -69,11 +70,16 @@ def rank_classes(
         class_names: In the order of the probabilities.
         n_ranked: How many of the most likely classes to keep, if there are so many.
         threshold: A less likely class is not given as the label.
+        decided: The class that leads whatever the order; default: the most likely one.
 
     Returns:
         The label and the ranking; of equally likely classes, the first one leads.
     """
-    order = np.argsort(-probabilities, kind="stable")[:n_ranked]
+    order = np.argsort(-probabilities, kind="stable")
+    if decided is not None:
+        leader = class_names.index(decided)
+        order = np.concatenate([[leader], order[order != leader]])
+    order = order[:n_ranked]
     ranking = tuple((class_names[index], float(probabilities[index])) for index in order)
     label, probability = ranking[0]
     return Labels(file=file, label=label if probability >= threshold else None, ranking=ranking)
@@ -87,7 +93,7 @@ class Promises:
     """The classes that a picture may have."""
     reject: bool = False
     """No label where the bundle does not answer for it."""
-    cascade: bool = False
+    cascade: bool | None = None
     """Members that run one after another, until they are sure."""
 
     def __post_init__(self) -> None:
@@ -117,6 +123,11 @@ class Promises:
                 "`export --target-accuracy 0.95` changes that."
             )
 
+    @property
+    def runs_cascade(self) -> bool | None:
+        """How to run, None as the bundle prefers; what is promised of all members wants all."""
+        return False if self.sets or self.reject else self.cascade
+
     def label(
         self,
         prediction: Prediction,
@@ -132,6 +143,7 @@ class Promises:
             class_names,
             n_ranked=n_ranked,
             threshold=threshold,
+            decided=prediction.label,
         )
         return replace(
             labels,

@@ -19,24 +19,27 @@ from search.candidate_names import by_trial, candidate_title
 from search.curve_points import CurvePoint
 from search.explaining import (
     Cells,
+    asked_cells,
     calibration_line,
     cascade_line,
     diversity_line,
     front_cells,
     member_cells,
     reliability_cells,
+    table_cells,
 )
 
 logger = logging.getLogger(__name__)
 
 HEADING = "## Ensemble"
-_COLUMNS = ("accuracy", "95 % interval", "log-loss", "ECE", "members", "cost")
 _CHOICE, _OTHER = "#f50057", "#4b72b0"
 _MAX_MARKERS = 30
 _AXIS = {"showgrid": True, "gridcolor": "#ddd", "zeroline": False, "automargin": True}
 
 
-def publish_ensemble(study: optuna.Study, report: Report, worth_exporting: Method) -> None:
+def publish_ensemble(
+    study: optuna.Study, report: Report, worth_exporting: Method, *, front: Front | None = None
+) -> None:
     """Put an ensemble on the page of its study, in the place of the one before.
 
     The ensemble is on the disk already and stands without its page: what goes wrong here is in
@@ -46,10 +49,11 @@ def publish_ensemble(study: optuna.Study, report: Report, worth_exporting: Metho
         study: The study; what somebody wrote in its note, above our heading, stays.
         report: Table, choice and verdict.
         worth_exporting: The method that the verdict advises to export.
+        front: Cheaper and dearer ensembles.
     """
     try:
         own, _, _ = get_note(study).partition(HEADING)
-        note = ensemble_note(report, study.study_name, worth_exporting)
+        note = ensemble_note(report, study.study_name, worth_exporting, front=front)
         save_note(study, f"{own.rstrip()}\n\n{note}" if own.strip() else note)
         for name, figure in ensemble_figures(report).items():
             save_plotly_graph_object(study, figure, graph_object_id=name)
@@ -91,11 +95,11 @@ def curve_figure(points: Sequence[CurvePoint]) -> go.Figure:
     )
 
 
-def ensemble_note(report: Report, study_name: str, worth_exporting: Method) -> str:
+def ensemble_note(
+    report: Report, study_name: str, worth_exporting: Method, *, front: Front | None = None
+) -> str:
     """Return table and verdict as Markdown."""
     times = "once" if report.n_test_openings == 1 else f"{report.n_test_openings} times"
-    n_images = report.comparison.n_images
-    columns = (f"on {n_images:,} test images", *_COLUMNS)
     made = (
         f"Bold: the choice, made on the ens role; the test role has been opened {times} so far. "
         f"The best single model is {candidate_title(report.single)}."
@@ -106,15 +110,15 @@ def ensemble_note(report: Report, study_name: str, worth_exporting: Method) -> s
         "",
         f"**{_escaped(report.sentence)}**",
         "",
-        f"| {' | '.join(columns)} |",
-        f"| --- {'| ---: ' * len(_COLUMNS)}|",
-        *(_table_row(row, chosen=row.method == report.choice) for row in report.rows),
+        *_markdown_table(table_cells(report), bold=report.choice),
+        "",
+        *_asked_table(report),
         "",
         *(f"- left out: {_escaped(reason)}" for reason in report.refused.values()),
         "",
         made,
         "",
-        *explanation_note(report),
+        *explanation_note(report, front),
         "",
         f"To export what the verdict advises: {advice}.",
         "",
@@ -138,7 +142,7 @@ def explanation_note(report: Report, front: Front | None = None) -> list[str]:
         lines += [f"- {_escaped(cascade_line(report.cascade))}"]
     if report.overtuning:
         lines += [f"- {_escaped(report.overtuning.sentence())}"]
-    if front and len(front.points) > 1:
+    if front:
         lines += ["", *_markdown_table(front_cells(front))]
     return lines
 
@@ -184,8 +188,17 @@ def _error_bars(bins: Sequence[ReliabilityBin]) -> dict[str, object]:
     }
 
 
-def _markdown_table(cells: Cells) -> list[str]:
-    escaped = [[_escaped(cell) for cell in row] for row in (cells.headings, *cells.rows)]
+def _asked_table(report: Report) -> list[str]:
+    cells = asked_cells(report)
+    return _markdown_table(cells, bold=report.choice) if cells else []
+
+
+def _markdown_table(cells: Cells, *, bold: str = "") -> list[str]:
+    """Return the lines of a table; the row whose first cell is `bold` stands out."""
+    escaped = [
+        [f"**{_escaped(cell)}**" if row[0] == bold else _escaped(cell) for cell in row]
+        for row in (cells.headings, *cells.rows)
+    ]
     rows = [f"| {' | '.join(row)} |" for row in escaped]
     return [rows[0], f"| --- {'| ---: ' * (len(cells.headings) - 1)}|", *rows[1:]]
 
@@ -199,21 +212,6 @@ def ensemble_figures(report: Report) -> dict[str, go.Figure]:
         "ensemble-members": _members(report.rows),
         "ensemble-reliability": _reliability(report),
     }
-
-
-def _table_row(row: Row, *, chosen: bool) -> str:
-    figures, interval = row.test, row.test.accuracy_interval
-    cells = [
-        row.method,
-        f"{100 * figures.accuracy:.2f} %",
-        f"{100 * interval.low:.1f} to {100 * interval.high:.1f}",
-        f"{figures.log_loss:.4f}" if row.is_calibrated else "-",
-        f"{100 * figures.expected_calibration_error:.1f} %" if row.is_calibrated else "-",
-        str(row.n_members),
-        f"{row.cost:.1f} x",
-    ]
-    cells = [cell.replace("_", "\\_") for cell in cells]
-    return f"| {' | '.join(f'**{cell}**' if chosen else cell for cell in cells)} |"
 
 
 def _accuracy(report: Report) -> go.Figure:

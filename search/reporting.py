@@ -12,12 +12,14 @@ from ensembles.report import Report
 from search.ensembling import EnsembleResult
 from search.explaining import (
     Cells,
+    asked_cells,
     calibration_line,
     cascade_line,
     diversity_line,
     front_cells,
     member_cells,
     reliability_cells,
+    table_cells,
 )
 from search.study import Study
 from search.trials import trial_row
@@ -27,24 +29,9 @@ from search.words import command, program
 def print_ensemble(console: Console, result: EnsembleResult) -> None:
     """Print the table of all ensembles on the test role, and the verdict."""
     report = result.report
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("on the test role", no_wrap=True)
-    for heading in ("accuracy", "95 % interval", "log-loss", "ECE", "members", "cost"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in report.rows:
-        chosen = row.method == report.choice
-        low, high = row.test.accuracy_interval.low, row.test.accuracy_interval.high
-        table.add_row(
-            f"{'>' if chosen else ' '} {row.method}",
-            f"{100 * row.test.accuracy:.2f} %",
-            f"{100 * low:.1f} to {100 * high:.1f}",
-            f"{row.test.log_loss:.4f}" if row.is_calibrated else "-",
-            f"{100 * row.test.expected_calibration_error:.1f} %" if row.is_calibrated else "-",
-            str(row.n_members),
-            f"{row.cost:.1f} x",
-            style="bold" if chosen else "",
-        )
-    console.print(table)
+    for cells in (table_cells(report), asked_cells(report)):
+        if cells:
+            _print_cells(console, cells, marked=report.choice)
     for reason in report.refused.values():
         _say(console, f"left out: {reason}", style="dim")
     times = "once" if report.n_test_openings == 1 else f"{report.n_test_openings} times"
@@ -56,7 +43,7 @@ def print_ensemble(console: Console, result: EnsembleResult) -> None:
     console.print()
     _say(console, report.sentence)
     console.print()
-    print_explanation(console, report)
+    print_explanation(console, report, front=result.front)
 
 
 def print_explanation(
@@ -88,17 +75,19 @@ def print_explanation(
         _say(console, cascade_line(report.cascade))
     if report.overtuning:
         _say(console, report.overtuning.sentence())
-    if front and len(front.points) > 1:
+    if front:
         console.print()
         _print_cells(console, front_cells(front))
 
 
-def _print_cells(console: Console, cells: Cells) -> None:
+def _print_cells(console: Console, cells: Cells, *, marked: str | None = None) -> None:
+    """Print a table; the row whose first cell is `marked` stands out."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place, heading in enumerate(cells.headings):
         table.add_column(heading, justify="right" if place else "left", no_wrap=True)
-    for row in cells.rows:
-        table.add_row(*row)
+    for first, *others in cells.rows:
+        mark = "" if marked is None else "> " if first == marked else "  "
+        table.add_row(mark + first, *others, style="bold" if first == marked else "")
     console.print(table, highlight=False)
 
 

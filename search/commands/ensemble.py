@@ -19,6 +19,8 @@ def main(
     max_members: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     max_latency: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     max_size: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    metrics: str = "",
+    front: Annotated[bool, Parameter(negative="")] = False,
     studies: Annotated[Path, Parameter(env_var="CONCERTINO_STUDIES")] = DEFAULT_STUDIES,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -34,12 +36,15 @@ def main(
         max_latency: Milliseconds that all members together may take for one image, on this
             machine's CPU and in one thread; the candidates are measured once.
         max_size: Megabytes that the weights of all members may have.
+        metrics: What shall be reported besides, such as roc_auc,top_5_accuracy.
+        front: Also show what accuracy costs: the ensembles that no cheaper one equals, by
+            measured time.
         studies: Folder of studies.
         json: Print one JSON document.
     """
     from rich.console import Console  # noqa: PLC0415  # --help needs none of these
 
-    from search.ensembling import build_ensemble  # noqa: PLC0415
+    from search.ensembling import Extras, build_ensemble  # noqa: PLC0415
     from search.reporting import print_ensemble, print_next_commands  # noqa: PLC0415
     from search.study import load_study  # noqa: PLC0415
 
@@ -50,6 +55,10 @@ def main(
         max_members=max_members,
         max_latency=max_latency,
         max_size=max_size,
+        extras=Extras(
+            metrics=tuple(each.strip() for each in metrics.split(",") if each.strip()),
+            front=front,
+        ),
     )
     if json:
         print(json_format.dumps(result.to_json()))

@@ -21,6 +21,7 @@ def main(
     force_ensemble: Annotated[bool, Parameter(negative="")] = False,
     alpha: Annotated[float | None, Parameter(validator=Number(gt=0, lt=1))] = None,
     target_accuracy: Annotated[float | None, Parameter(validator=Number(gt=0, lt=1))] = None,
+    cascade: Annotated[bool, Parameter(negative="")] = False,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     studies: Annotated[Path, Parameter(env_var="CONCERTINO_STUDIES")] = DEFAULT_STUDIES,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -36,6 +37,7 @@ def main(
             (`predict --sets`); default: 0.1.
         target_accuracy: Answer only for pictures that are sure enough for their labels to be
             right this often (`predict --reject`); default: answer for all.
+        cascade: Let the folder predict as a cascade unless it is told otherwise.
         overwrite: Replace an older bundle.
         studies: Folder of studies.
         json: Print one JSON document.
@@ -53,7 +55,7 @@ def main(
     if method is None and force_ensemble:
         method = result.report.choice
     chosen = method or result.worth_exporting
-    promises = Promises(alpha=alpha, target_accuracy=target_accuracy)
+    promises = Promises(alpha=alpha, target_accuracy=target_accuracy, cascade=cascade)
     manifest = export_study(study, out, method=chosen, promises=promises, overwrite=overwrite)
     n_bytes = sum(member.n_bytes for member in manifest.members)
     names = [member.name for member in manifest.members]

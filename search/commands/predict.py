@@ -13,7 +13,7 @@ from search.errors import ConfigError, NothingToDoError
 _PARTS_MISSING = 5
 _N_IN_TABLE = 3
 _FLAGS = ("--json", "--output", "--top-k", "--threshold", "--sets", "--reject", "--cascade",
-          "--batch-size", "--device", "--help")  # fmt: skip
+          "--no-cascade", "--batch-size", "--device", "--help")  # fmt: skip
 
 
 def main(
@@ -26,7 +26,7 @@ def main(
     threshold: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.0,
     sets: Annotated[bool, Parameter(negative="")] = False,
     reject: Annotated[bool, Parameter(negative="")] = False,
-    cascade: Annotated[bool, Parameter(negative="")] = False,
+    cascade: bool | None = None,
     batch_size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     device: str = "auto",
 ) -> int:
@@ -44,7 +44,8 @@ def main(
             among them as the model promises.
         reject: Give no label where the model does not answer for it.
         cascade: Run the members one after another, and stop when they are sure: much cheaper,
-            a little less accurate; the promises of --sets and --reject are not for it.
+            a little less accurate; the promises of --sets and --reject are not for it. Default:
+            as the model was exported.
         batch_size: Pictures to run at once; default: by their size.
         device: auto, cpu, cuda or, for example, cuda:1.
     """
@@ -73,7 +74,9 @@ def main(
     if prints_table and top_k is None:
         n_ranked = min(_N_IN_TABLE, n_ranked)
     size = batch_size or loaded.default_batch_size
-    predictions = loaded.predict_each(chain([first], pictures), batch_size=size, cascade=cascade)
+    predictions = loaded.predict_each(
+        chain([first], pictures), batch_size=size, cascade=promises.runs_cascade
+    )
     with (
         picture_counter(visible=not prints_table and sys.stderr.isatty()) as show_count,
         open_writers(

@@ -14,6 +14,7 @@ from ensembles.comparison import (
     find_wilson_interval,
     mcnemar,
 )
+from ensembles.decision import Decision
 from ensembles.errors import EnsembleError
 
 
@@ -211,3 +212,67 @@ def test_exchanging_two_unrelated_shares_mirrors_their_interval() -> None:
 
     assert (interval.low, interval.high) == pytest.approx((-mirrored.high, -mirrored.low))
     assert interval.high <= 1
+
+
+def skewed(right: list[bool], labels: list[int]) -> np.ndarray:
+    """Return log-probabilities that are right, surely, for the images that are said to be."""
+    given = np.where(right, labels, 1 - np.array(labels))
+    return np.log(np.where(np.eye(2)[given] > 0, 0.9, 0.1))
+
+
+def test_balanced_accuracy_decides_where_it_is_named() -> None:
+    # 300 common images, of which the ensemble gets 30 fewer; 60 rare ones, all gained.
+    labels = [0] * 300 + [1] * 60
+    ensemble = skewed([True] * 270 + [False] * 30 + [True] * 60, labels)
+    single = skewed([True] * 300 + [False] * 60, labels)
+
+    by_accuracy = compare(ensemble, single, np.array(labels))
+    by_name = compare(ensemble, single, np.array(labels), metric="balanced_accuracy")
+
+    assert by_accuracy.accuracy_difference == pytest.approx(30 / 360)
+    assert by_accuracy.named is None
+    assert by_name.named is not None
+    assert by_name.named.ensemble == pytest.approx((270 / 300 + 1) / 2)
+    assert by_name.named.single == pytest.approx(0.5)
+    assert by_name.named.gain == pytest.approx(0.45)
+    assert by_name.named.gain_interval.low < 0.45 < by_name.named.gain_interval.high
+    assert by_name.verdict == "better"
+    assert "better than the best single trial by 45.00 points of balanced accuracy" in (
+        by_name.sentence(method="llp", n_members=5, cost_ratio=5.0)
+    )
+
+
+def test_no_difference_in_the_named_metric_is_said_plainly() -> None:
+    labels = [0, 1] * 50
+    same = skewed([True] * 90 + [False] * 10, labels)
+
+    comparison = compare(same, same, np.array(labels), metric="macro_f1")
+
+    sentence = comparison.sentence(method="llp", n_members=3, cost_ratio=3.0)
+    assert comparison.verdict == "not distinguishable"
+    assert "not distinguishable from the best single trial in macro F1 on 100 test" in sentence
+    assert "the single model is as good and 3.0 times cheaper" in sentence
+
+
+def test_both_are_judged_by_the_labels_that_are_decided() -> None:
+    # The rare class, a tenth of all images, is given 30 %: three times its share.
+    log_probabilities = np.log([[0.7, 0.3]] * 4)
+    decision = Decision(rule="prior_corrected", priors=(0.9, 0.1))
+    labels = np.array([0, 1, 1, 1])
+
+    plain = compare(log_probabilities, log_probabilities, labels)
+    decided = compare(log_probabilities, log_probabilities, labels, decision=decision)
+
+    assert plain.accuracy == 0.25
+    assert decided.accuracy == 0.75
+
+
+def test_the_figures_of_a_comparison_are_flat() -> None:
+    labels = [0, 1] * 20
+    same = skewed([True] * 40, labels)
+
+    figures = compare(same, same, np.array(labels), metric="balanced_accuracy").figures()
+
+    assert figures["named_metric"] == "balanced_accuracy"
+    assert figures["named_gain_interval"] == (0.0, 0.0)
+    assert "named" not in figures

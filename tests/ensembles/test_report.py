@@ -6,6 +6,7 @@ import pytest
 
 from ensembles.builder import Ensemble, build_all, explain_refusal
 from ensembles.comparison import compare
+from ensembles.decision import Decision
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
 from ensembles.pool import Pool
@@ -165,3 +166,17 @@ def test_single_models_and_votes_have_no_cascade(random_pool: RandomPool, choice
     pool = random_pool()
     report = evaluate_all(build_all(pool), choice=choice, fit_pool=pool, test_pool=pool)
     assert report.cascade is None
+
+
+def test_labels_follow_the_decision_and_probabilities_do_not() -> None:
+    log_probabilities = np.log([[0.7, 0.3], [0.7, 0.3], [0.9, 0.1], [0.95, 0.05]])
+    labels = np.array([1, 1, 0, 0])
+    decision = Decision(rule="prior_corrected", priors=(0.8, 0.2))
+
+    plain = measure(log_probabilities, labels)
+    decided = measure(log_probabilities, labels, decision, requested=["matthews", "roc_auc"])
+
+    assert (plain.accuracy, plain.balanced_accuracy) == (0.5, 0.5)
+    assert (decided.accuracy, decided.balanced_accuracy) == (1.0, 1.0)
+    assert decided.log_loss == plain.log_loss
+    assert decided.requested == {"matthews": 1.0, "roc_auc": 1.0}

@@ -14,7 +14,7 @@ from search.cli import main
 from search.costs import read_costs
 from search.data.roles import read_roles
 from search.data.store import open_store
-from search.ensembling import build_ensemble, read_ensemble
+from search.ensembling import Extras, build_ensemble, read_ensemble
 from search.errors import SearchError, StorageError
 from search.paths import StudyPaths
 from search.study import Study, load_study
@@ -209,3 +209,46 @@ def test_a_file_of_a_later_schema_is_refused(study: Study) -> None:
 
     with pytest.raises(StorageError, match="schema must be 1 or 2, got 3"):
         read_ensemble(study.paths)
+
+
+def test_what_is_asked_besides_stands_in_the_table_and_in_the_document(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["ensemble", "whole", "--studies", str(study.paths.folder.parent)]
+
+    main([*words, "--metrics", "roc_auc, worst_class_recall", "--front"])
+    shown = capsys.readouterr().out
+    result = read_ensemble(study.paths)
+
+    for heading in ("roc auc", "worst class recall", "at a cost of"):
+        assert heading in shown
+    assert all(set(row.test.requested) == {"roc_auc", "worst_class_recall"}
+               for row in result.report.rows)  # fmt: skip
+    assert result.front is not None
+    costs = [point.cost for point in result.front.points]
+    assert costs == sorted(costs)
+    assert result.front.points[0].ensemble.names == (result.front.single,)
+
+
+def test_a_metric_that_nobody_knows_opens_no_test_role(study: Study) -> None:
+    before = read_ensemble(study.paths).report.n_test_openings
+
+    with pytest.raises(EnsembleError, match="no metric 'acuracy'; known are accuracy, "):
+        build_ensemble(study, extras=Extras(metrics=("acuracy",)))
+
+    assert read_ensemble(study.paths).report.n_test_openings == before
+
+
+def test_a_study_of_balanced_accuracy_decides_and_is_judged_by_it(study: Study) -> None:
+    config = study.record.config.replaced(metric="balanced_accuracy")
+    balanced = replace(study, record=study.record.model_copy(update={"config": config}))
+
+    report = build_ensemble(balanced).report
+
+    rows = read_roles(study.paths.roles).ens
+    shares = np.bincount(open_store(study.record.store).labels[rows]) / len(rows)
+    assert report.decision.rule == "prior_corrected"
+    assert report.decision.priors == pytest.approx(tuple(shares))
+    assert report.comparison.named is not None
+    assert report.comparison.named.ensemble == report.chosen_row.test.balanced_accuracy
+    assert "balanced accuracy" in report.sentence

@@ -15,6 +15,7 @@ from ensembles.bundle import load_bundle
 from ensembles.cascade import Cascade, Stage
 from ensembles.combination import Combination
 from ensembles.conformal import Conformal, Rejection
+from ensembles.decision import Decision
 from search.cli import main
 
 WriteBundle = Callable[..., Path]
@@ -359,6 +360,56 @@ def test_a_cascade_may_stop_at_the_first_member(
 
     (line,) = documents(capsys.readouterr().out)
     assert line["probability"] == pytest.approx(first.predict([photos / "2.png"]).max(), abs=1e-6)
+
+
+def test_a_bundle_may_prefer_its_cascade_but_promises_are_of_all_members(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    alone = Combination(method="greedy", space="probability", weights=(1.0,))
+    both = Combination(method="greedy", space="probability", weights=(0.25, 0.75))
+    stages = Stage(combination=alone, threshold=0.0), Stage(combination=both, threshold=0.0)
+    bundle = write_tiny_bundle(
+        "preferring",
+        cascade=Cascade(order=(0, 1), stages=stages),
+        prefers_cascade=True,
+        conformal=Conformal(alpha=0.1, threshold=0.0, n_images=100),
+    )
+    picture = photos / "2.png"
+    first = load_bundle(write_tiny_bundle("first", weights=(1.0,))).predict([picture])
+    whole = load_bundle(bundle).predict([picture], cascade=False)
+
+    found = []
+    for flags in ([], ["--no-cascade"], ["--sets"]):
+        main(["predict", str(bundle), str(picture), "--json", *flags])
+        (line,) = documents(capsys.readouterr().out)
+        found.append(line["probability"])
+
+    assert found == pytest.approx([first.max(), whole.max(), whole.max()], abs=1e-6)
+    assert found[0] != pytest.approx(found[1], abs=1e-6)
+
+
+def test_the_class_that_the_bundle_decides_for_leads(
+    photos: Path, write_tiny_bundle: WriteBundle, capsys: Capture
+) -> None:
+    plain = load_bundle(write_tiny_bundle("plain"))
+    (probabilities,) = plain.predict([photos / "2.png"])
+    least = int(probabilities.argmin())
+    # So rare that even the least likely class is likely for its share.
+    priors = [0.5 - 5e-7] * 3
+    priors[least] = 1e-6
+    bundle = write_tiny_bundle(
+        "decided", decision=Decision(rule="prior_corrected", priors=tuple(priors))
+    )
+
+    main(["predict", str(bundle), str(photos / "2.png"), "--json"])
+    (line,) = documents(capsys.readouterr().out)
+    main(["predict", str(bundle), str(photos / "2.png"), "--json", "--threshold", "0.99"])
+    (doubtful,) = documents(capsys.readouterr().out)
+
+    assert line["label"] == plain.classes[least]
+    assert line["probability"] == pytest.approx(probabilities[least], abs=1e-6)
+    assert next(iter(line["probabilities"])) == plain.classes[least]  # type: ignore[call-overload]
+    assert doubtful["label"] is None
 
 
 @pytest.mark.parametrize(
