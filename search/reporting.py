@@ -96,7 +96,8 @@ def print_explanation(
 def _print_cells(console: Console, cells: Cells) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place, heading in enumerate(cells.headings):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+        # On a narrow screen a long title takes two lines; numbers must not be cut off.
+        table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
     for row in cells.rows:
         table.add_row(*row)
     console.print(table, highlight=False)

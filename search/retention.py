@@ -1,5 +1,6 @@
 """Which trials keep their weights: the best ones, and some of each family."""
 
+import shutil
 from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
@@ -47,7 +48,7 @@ def kept_trials(
 def free_weights(
     paths: StudyPaths, trials: Sequence[FrozenTrial], *, keep: int, metric: MetricName
 ) -> None:
-    """Delete the weights of finished trials that are neither kept nor members of the ensemble.
+    """Delete weights and snapshots of trials that are neither kept nor members of the ensemble.
 
     Only a finished trial loses its weights, and a kept set can only lose to better trials; so no
     weights go that a later look would have kept. What was reported stays exportable.
@@ -56,4 +57,7 @@ def free_weights(
     kept |= {number for name in selected_names(paths) if (number := trial_of(name)) is not None}
     for trial in trials:
         if trial.state in FINISHED and trial.number not in kept:
-            paths.trial(trial.number).weights.unlink(missing_ok=True)
+            files = paths.trial(trial.number)
+            files.weights.unlink(missing_ok=True)
+            if files.snapshots.is_dir():
+                shutil.rmtree(files.snapshots)

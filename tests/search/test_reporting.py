@@ -37,6 +37,17 @@ def test_five_members_are_explained_on_one_narrow_screen() -> None:
     assert max(map(len, lines)) <= 80
 
 
+def test_long_titles_leave_room_for_the_numbers() -> None:
+    members = (replace(FIRST, name="104@raw"), replace(FIRST, name="104@16"))
+    report = replace(make_report(), explanation=replace(EXPLANATION, members=members))
+
+    told = explain(report)
+
+    assert max(map(len, told.splitlines()[:5])) <= 80
+    assert told.count("0.75  77.20 %  +0.40 points, +0.0123 nats       2 images") == 2
+    assert [word for word in told.split() if word in ("averaging", "16")] == ["averaging", "16"]
+
+
 def test_a_single_member_is_not_explained() -> None:
     report = replace(make_report(), explanation=replace(EXPLANATION, members=(FIRST,)))
 

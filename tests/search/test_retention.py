@@ -42,10 +42,13 @@ def test_only_weights_that_are_not_kept_are_deleted(tmp_path: Path) -> None:
         paths.trial(trial.number).folder.mkdir(parents=True)
         paths.trial(trial.number).weights.touch()
         paths.trial(trial.number).predictions("ens").touch()
+        paths.trial(trial.number).snapshot("8").folder.mkdir(parents=True)
+        paths.trial(trial.number).snapshot("8").weights.touch()
 
     free_weights(paths, trials, keep=4, metric="log_loss")
 
     assert [paths.trial(number).weights.exists() for number in range(5)] == [True] * 4 + [False]
+    assert [paths.trial(number).snapshots.exists() for number in range(5)] == [True] * 4 + [False]
     assert all(paths.trial(number).predictions("ens").exists() for number in range(5))
 
 
