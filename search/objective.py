@@ -3,23 +3,20 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import optuna
 import torch
-from jaxtyping import Float
 from optuna.trial import TrialState
-from torch import nn
 
 from search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from search.data.roles import Role
 from search.exhibits import exhibit_trial
 from search.judging import is_better, score
 from search.length import plan_steps
 from search.paths import TrialPaths
-from search.predictions import write_history, write_predictions, write_weights
+from search.predictions import write_history, write_network
 from search.schedule import Deadline
 from search.seeding import derive_seed
 from search.snapshots import RAW, Weights, copy_weights, differing, snapshot_rounds
@@ -30,7 +27,6 @@ from search.training import (
     train,
 )
 from search.workplace import Workplace
-from spaces.networks.builders import build_network
 from spaces.recipe import Recipe
 from spaces.space import suggest_recipe
 
@@ -231,11 +227,11 @@ def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: _Prog
     if not progress.best_round:
         return Outcome(state=TrialState.PRUNED, value=None)
     paths = place.paths.trial(trial.number)
-    network = _load_network(recipe, place, progress.best_weights)
+    network = place.load_network(recipe, progress.best_weights)
     began = time.perf_counter()
-    kept = _predict_roles(network, place)
+    kept = place.predict_roles(network)
     per_image = (time.perf_counter() - began) / sum(len(rows) for rows in place.rows.values())
-    _write_network(paths, progress.best_weights, kept)
+    write_network(paths, progress.best_weights, kept)
     write_history(paths, progress.history)
     _keep_snapshots(paths, recipe, place, progress)
     best = score(kept["stop"], place.labels(place.rows["stop"]))
@@ -270,30 +266,7 @@ def _keep_snapshots(
     if progress.ending == _OUT_OF_TIME:
         return
     for name, weights in differing(progress.snapshots, progress.best_weights).items():
-        predicted = _predict_roles(_load_network(recipe, place, weights), place)
+        predicted = place.predict_roles(place.load_network(recipe, weights))
         # No round was judged by weights without averaging: they may have run away.
         if all(np.isfinite(each).all() for each in predicted.values()):
-            _write_network(paths.snapshot(name), weights, predicted)
-
-
-def _load_network(recipe: Recipe, place: Workplace, weights: Weights) -> nn.Module:
-    network = build_network(recipe.architecture, place.record.task)
-    network.load_state_dict(weights)
-    return network.to(place.images.images.device).to(memory_format=torch.channels_last)
-
-
-def _predict_roles(
-    network: nn.Module, place: Workplace
-) -> dict[Role, Float[np.ndarray, "rows classes"]]:
-    """Return predictions in float32, as those of an exported bundle are."""
-    return {role: place.predict(network, rows, dtype=None) for role, rows in place.rows.items()}
-
-
-def _write_network(
-    files: TrialPaths,
-    weights: Weights,
-    predicted: Mapping[Role, Float[np.ndarray, "rows classes"]],
-) -> None:
-    for role, log_probabilities in predicted.items():
-        write_predictions(files, role, log_probabilities)
-    write_weights(files, weights)
+            write_network(paths.snapshot(name), weights, predicted)

@@ -1,6 +1,6 @@
 """How the result of a run is shown to people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from search.explaining import (
     member_cells,
     reliability_cells,
 )
+from search.soup_records import Soup
 from search.study import Study
 from search.trials import trial_row
 from search.words import command, program
@@ -57,6 +58,28 @@ def print_ensemble(console: Console, result: EnsembleResult) -> None:
     _say(console, report.sentence)
     console.print()
     print_explanation(console, report)
+
+
+def print_soups(console: Console, soups: Sequence[Soup]) -> None:
+    """Print what was averaged of each trial, and what it gained where it was chosen."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("soup of", no_wrap=True)
+    table.add_column("best alone", justify="right", no_wrap=True)
+    table.add_column("averaged", justify="right", no_wrap=True)
+    table.add_column("networks")
+    for soup in soups:
+        names = ", ".join(soup.ingredients)
+        table.add_row(
+            f"trial {soup.trial}",
+            f"{soup.best_log_loss:.4f}",
+            f"{soup.log_loss:.4f}" if soup.is_average else "-",
+            f"{len(soup.ingredients)} of {len(soup.offered)}: {names}"
+            if soup.is_average
+            else f"{names} alone: no average with it is better",
+        )
+    console.print(table, highlight=False)
+    _say(console, "log-loss on the ens role, where the networks were chosen", style="dim")
+    console.print()
 
 
 def print_explanation(

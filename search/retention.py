@@ -9,6 +9,7 @@ from ensembles.metrics import METRICS, MetricName
 from search.candidate_names import trial_of
 from search.paths import StudyPaths
 from search.selections import selected_names
+from search.soup_records import soup_files
 from search.trials import FINISHED
 from search.trials import ranked as ranked_trials
 
@@ -48,7 +49,7 @@ def kept_trials(
 def free_weights(
     paths: StudyPaths, trials: Sequence[FrozenTrial], *, keep: int, metric: MetricName
 ) -> None:
-    """Delete weights and snapshots of trials that are neither kept nor members of the ensemble.
+    """Delete the networks of finished trials that are neither kept nor members of the ensemble.
 
     Only a finished trial loses its weights, and a kept set can only lose to better trials; so no
     weights go that a later look would have kept. What was reported stays exportable.
@@ -59,5 +60,6 @@ def free_weights(
         if trial.state in FINISHED and trial.number not in kept:
             files = paths.trial(trial.number)
             files.weights.unlink(missing_ok=True)
-            if files.snapshots.is_dir():
-                shutil.rmtree(files.snapshots)
+            for folder in (files.snapshots, soup_files(paths, trial.number).folder):
+                if folder.is_dir():
+                    shutil.rmtree(folder)
