@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from search.devices import Slot
 from search.loop import run_trials
 from search.paths import TrialPaths
 from search.predictions import gather_predictions, read_weights
+from search.schedule import Deadline
 from search.seeding import derive_seed
 from search.snapshots import Weights, copy_weights, differing, most_networks, snapshot_rounds
 from search.study import Study
@@ -108,3 +110,24 @@ def test_snapshots_predict_what_is_stored(tmp_path: Path) -> None:
             [stored] = gather_predictions([each.files], role)
             predicted = place.predict(network, rows, dtype=None)
             np.testing.assert_allclose(stored, predicted, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_trial_that_runs_out_of_time_spends_none_on_snapshots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three steps a round, six rounds: asked once before the trial and before each step, the time
+    # is over in the last round, after the snapshots of rounds 4 and 5.
+    n_asked = itertools.count()
+    monkeypatch.setattr(Deadline, "left", lambda _: 60.0 if next(n_asked) < 17 else 0.0)
+    vary = {"width": 8, "depth": 2, "batch_sizes": 64}
+    study = make_tiny_study(tmp_path, trials=1, epochs=6, vary=vary, snapshots=3, pruner="none")
+    deadline = Deadline(at=0.0, n_trials=1, n_workers=1)
+
+    run_trials(study.paths, ONE_THREAD, lambda: False, n_trials=1, deadline=deadline)
+
+    [trial] = [trial for trial in study.trials() if trial.state.is_finished()]
+    assert trial.user_attrs["ending"] == "out of time"
+    assert len(trial.intermediate_values) == 5
+    assert study.paths.trial(0).weights.is_file()
+    assert not study.paths.trial(0).snapshots.exists()
