@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int, Int64
+from jaxtyping import Float, Float64, Int
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from ensembles.budget import Budget, Limit
-from ensembles.calibration import fit_temperature
+from ensembles.calibration import fit_temperature, log_loss_after_temperature
 from ensembles.combination import Combination, Space
 from ensembles.errors import EnsembleError
 from ensembles.log_linear import fit_log_linear
 from ensembles.methods import Method
-from ensembles.metrics import log_loss
-from ensembles.pool import Pool, normalize_log_probabilities
+from ensembles.pool import Pool
 from ensembles.selection import rank_models, select_best, select_by_bagging, select_greedily
+from ensembles.soup import is_soup
 from ensembles.stacking import count_images_needed, fit_stack
 from ensembles.weighting import fit_shrunk, select_simplex
 
@@ -82,10 +82,10 @@ def build(
     if max_members < 1:
         raise EnsembleError(f"max_members must be at least 1, got {max_members}.")
     chosen: Method = choose_method(pool) if method == "auto" else method
-    refused = explain_refusal(pool, chosen)
+    refused = explain_refusal(pool, chosen, limits)
     if refused is not None:
         raise EnsembleError(refused)
-    candidates = _rank_affordable(pool, limits)[:MAX_CANDIDATES]
+    candidates = _eligible(pool, chosen, _rank_affordable(pool, limits))[:MAX_CANDIDATES]
     budget = Budget(
         max_members=max_members, limits=tuple(each.select(np.sort(candidates)) for each in limits)
     )
@@ -130,6 +130,15 @@ def _rank_affordable(pool: Pool, limits: Sequence[Limit]) -> Int[np.ndarray, " c
     return affordable
 
 
+def _eligible(
+    pool: Pool, method: Method, models: Int[np.ndarray, " candidates"]
+) -> Int[np.ndarray, " eligible"]:
+    """Return those of some models that a method may take."""
+    if method != "soup":
+        return models
+    return models[[is_soup(pool.names[index]) for index in models]]
+
+
 def build_all(
     pool: Pool,
     *,
@@ -154,7 +163,7 @@ def build_all(
     return {
         method: build(pool, method=method, max_members=max_members, limits=limits, seed=seed)
         for method in METHODS
-        if explain_refusal(pool, method) is None
+        if explain_refusal(pool, method, limits) is None
     }
 
 
@@ -170,14 +179,22 @@ def count_best_errors(pool: Pool) -> int:
     return int((predictions != pool.labels).sum())
 
 
-def explain_refusal(pool: Pool, method: Method) -> str | None:
-    """Say why a method cannot be fitted on a pool; None if it can."""
+def explain_refusal(pool: Pool, method: Method, limits: Sequence[Limit] = ()) -> str | None:
+    """Say why a method cannot be fitted on a pool, within limits; None if it can.
+
+    Raises:
+        EnsembleError: No model at all fits the limits.
+    """
     needed = count_images_needed(pool.n_classes)
     if method == "stack" and pool.n_images < needed:
         return (
             f"stacking {pool.n_classes} classes needs at least {needed} images to fit on, "
             f"got {pool.n_images}."
         )
+    if method == "soup" and not any(map(is_soup, pool.names)):
+        return "soup: no model is an average of weights; the name of one begins with 'soup-'."
+    if method == "soup" and not len(_eligible(pool, method, _rank_affordable(pool, limits))):
+        return "soup: none fits the limits."
     return None
 
 
@@ -200,18 +217,11 @@ def _fit_single(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, "
     The rival of all ensembles must be the strongest there is, and each row of a table has its
     temperature: label smoothing alone costs a model 0.2 nats that one number gives back.
     """
-    losses = [_log_loss_after_temperature(each, pool.labels) for each in pool.log_probabilities]
+    losses = [log_loss_after_temperature(each, pool.labels) for each in pool.log_probabilities]
     ranking = np.lexsort((np.arange(pool.n_models), pool.costs, np.array(losses)))
     weights = np.zeros(pool.n_models)
     weights[Budget(max_members=1, limits=budget.limits).take(ranking)] = 1
     return weights
-
-
-def _log_loss_after_temperature(
-    log_probabilities: Float32[np.ndarray, "images classes"], labels: Int64[np.ndarray, " images"]
-) -> float:
-    temperature = fit_temperature(log_probabilities, labels)
-    return log_loss(normalize_log_probabilities(log_probabilities / temperature), labels)
 
 
 def _fit_best(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, " models"]:
@@ -267,6 +277,7 @@ def _fit_llp(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, " mo
 
 _FITTERS: Mapping[Method, _Fitter] = {
     "single": _Fitter(fit=_fit_single, space="probability", scaled=True),
+    "soup": _Fitter(fit=_fit_single, space="probability", scaled=True),
     "vote": _Fitter(fit=_fit_best, space="vote", scaled=False),
     "weighted_vote": _Fitter(fit=_fit_weighted_vote, space="vote", scaled=False),
     "soft": _Fitter(fit=_fit_best, space="probability", scaled=True),

@@ -4,6 +4,7 @@ from typing import Literal
 
 Method = Literal[
     "single",
+    "soup",
     "vote",
     "weighted_vote",
     "soft",

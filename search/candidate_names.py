@@ -6,11 +6,13 @@ Each kind of network that an ensemble may be built from has one row in `_FORMS`.
 import re
 
 from ensembles.ordering import natural_order
+from ensembles.soup import SOUP_PREFIX
 
 _FORMS = (
     (re.compile(r"(\d+)"), "trial {}"),
     (re.compile(r"(\d+)@(\d+)"), "trial {} after round {}"),
     (re.compile(r"(\d+)@raw"), "trial {} without averaging"),
+    (re.compile(rf"{SOUP_PREFIX}(\d+)"), "soup of trial {}"),
 )
 """How a name is spelled, and how its parts are told; the first part is the number of a trial."""
 

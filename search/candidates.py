@@ -1,4 +1,4 @@
-"""The networks that an ensemble of a study may be built from: best checkpoints and snapshots.
+"""The networks that an ensemble of a study may be built from: best checkpoints, snapshots, soups.
 
 Whatever is trained or made of weights becomes a candidate by a function in `_SOURCES`, a row in
 `search.candidate_names`, and files of the usual names.
@@ -6,6 +6,7 @@ Whatever is trained or made of weights becomes a candidate by a function in `_SO
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from search.errors import NothingToDoError, SearchError
 from search.paths import TrialPaths
 from search.predictions import gather_predictions, has_predictions
 from search.retention import kept_trials
+from search.soup_records import soup_files, soup_name
 from search.study import Study
 from spaces.recipe import Recipe, recipe_from_json
 
@@ -29,7 +31,7 @@ class Candidate:
 
     name: str
     """`42` is the best checkpoint of trial 42, `42@8` its weights after round 8, `42@raw` those of
-    its best round without averaging."""
+    its best round without averaging, `soup-42` an average of them."""
     trial: int
     """Whose recipe it has."""
     recipe: Recipe
@@ -47,7 +49,8 @@ def list_candidates(study: Study) -> list[Candidate]:
     """Return the networks that have the recipe of a trial that is kept, and are whole.
 
     Returns:
-        By the number of the trial; its best checkpoint first, then its snapshots by round.
+        By the number of the trial; its best checkpoint first, then its snapshots by round; after
+        all of them the soups.
 
     Raises:
         NothingToDoError: No trial has finished with predictions and weights.
@@ -60,6 +63,15 @@ def list_candidates(study: Study) -> list[Candidate]:
             f"study {study.name!r} has no finished trial to build an ensemble from."
         )
     return found
+
+
+def list_trainings(study: Study) -> list[list[Candidate]]:
+    """Return the networks of each training of a kept trial, as `list_candidates` orders them."""
+    config = study.record.config
+    kept = kept_trials(study.trials(), config.keep, config.metric)
+    ordered = sorted(kept, key=lambda trial: trial.number)
+    found = [each for each in _trainings(study, ordered) if _is_usable(each.files)]
+    return [list(networks) for _, networks in groupby(found, key=lambda each: each.trial)]
 
 
 def find_candidates(study: Study, names: Sequence[str]) -> list[Candidate]:
@@ -105,17 +117,31 @@ def _gather(study: Study, trials: Sequence[FrozenTrial]) -> Iterator[Candidate]:
 def _trainings(study: Study, trials: Sequence[FrozenTrial]) -> Iterator[Candidate]:
     """Iterate over the best checkpoint of each trial, and its snapshots."""
     for trial in trials:
-        files = study.paths.trial(trial.number)
-        best = Candidate(
-            name=str(trial.number),
-            trial=trial.number,
-            recipe=recipe_from_json(trial.user_attrs["recipe"]),
-            files=files,
-            milliseconds=float(trial.user_attrs["milliseconds"]),
-        )
+        best = _best_of(study, trial)
         yield best
-        for name in _snapshot_names(files):
-            yield replace(best, name=f"{best.name}@{name}", files=files.snapshot(name))
+        for name in _snapshot_names(best.files):
+            yield replace(best, name=f"{best.name}@{name}", files=best.files.snapshot(name))
+
+
+def _soups(study: Study, trials: Sequence[FrozenTrial]) -> Iterator[Candidate]:
+    """Iterate over the averages of the weights of each trial."""
+    for trial in trials:
+        files = soup_files(study.paths, trial.number)
+        if files.folder.is_dir():
+            yield replace(_best_of(study, trial), name=soup_name(trial.number), files=files)
+
+
+_SOURCES: tuple[Source, ...] = (_trainings, _soups)
+
+
+def _best_of(study: Study, trial: FrozenTrial) -> Candidate:
+    return Candidate(
+        name=str(trial.number),
+        trial=trial.number,
+        recipe=recipe_from_json(trial.user_attrs["recipe"]),
+        files=study.paths.trial(trial.number),
+        milliseconds=float(trial.user_attrs["milliseconds"]),
+    )
 
 
 def _snapshot_names(files: TrialPaths) -> list[str]:
@@ -123,9 +149,6 @@ def _snapshot_names(files: TrialPaths) -> list[str]:
     folder = files.snapshots
     names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
     return sorted(names, key=lambda name: (not name.isdecimal(), name.zfill(8)))
-
-
-_SOURCES: tuple[Source, ...] = (_trainings,)
 
 
 def _is_usable(files: TrialPaths) -> bool:

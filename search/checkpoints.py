@@ -2,7 +2,7 @@
 
 import logging
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ class Checkpoint:
     best_weights: dict[str, Tensor]
     seconds: float
     """That the trial has taken so far, in all its processes."""
+    snapshots: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """Weights of late rounds, by name."""
 
 
 def save_checkpoint(paths: TrialPaths, checkpoint: Checkpoint) -> None:

@@ -33,7 +33,7 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 # What may change when a study goes on; everything else is the study, and is refused.
 CHANGEABLE = frozenset(
     {"trials", "budget", "trial_timeout", "workers", "devices", "keep", "download", "data_root"}
-    | {"max_members", "preset"}
+    | {"max_members", "preset", "snapshots"}
 )
 
 
@@ -91,6 +91,12 @@ class StudyConfig(BaseModel):
         default=False, description="Download a torchvision data set that is not there."
     )
     keep: int = Field(20, ge=1, description="Trials whose weights are kept.")
+    snapshots: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Late rounds of each trial that are kept as candidates besides its best one.",
+    )
     max_members: int = Field(5, ge=1, description="Members of an ensemble, at the most.")
 
     @field_validator("budget", "trial_timeout")

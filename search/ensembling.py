@@ -7,6 +7,7 @@ the study counts how often.
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,13 +23,15 @@ from ensembles.overtuning import Overtuning
 from ensembles.pareto import Front, find_front
 from ensembles.pool import Pool
 from ensembles.report import Report, evaluate_all
-from search.candidates import Candidate, candidate_pool, list_candidates
+from ensembles.soup import is_soup
+from search.candidates import Candidate, candidate_pool, list_candidates, list_trainings
 from search.costs import read_costs
 from search.errors import NothingToDoError, StorageError
 from search.judging import measure_flattery
 from search.paths import StudyPaths, written_whole
 from search.seeding import derive_seed
 from search.selections import SCHEMA, Selection, read_selections
+from search.soup_records import explain_missing_soup, read_soups
 from search.storage import open_study
 from search.study import Study
 
@@ -112,13 +115,14 @@ def build_ensemble(
     ens = candidate_pool(study, candidates, "ens")
     seed = derive_seed(record.config.seed, "ensemble")
     choice: Method = choose_method(ens) if method == "auto" else method
-    refused = {name: explain_refusal(ens, name) for name in METHODS}
-    if reason := refused[choice]:
-        raise EnsembleError(reason)
+    limits = _limits(study, candidates, max_latency=max_latency, max_size=max_size)
+    refused = _explain_refusals(study, ens, limits)
+    if choice in refused:
+        raise EnsembleError(refused[choice])
     ensembles = build_all(
         ens,
         max_members=max_members or record.config.max_members,
-        limits=_limits(study, candidates, max_latency=max_latency, max_size=max_size),
+        limits=limits,
         seed=seed,
     )
     report = evaluate_all(
@@ -126,7 +130,7 @@ def build_ensemble(
         choice=choice,
         fit_pool=ens,
         test_pool=candidate_pool(study, _members_of(ensembles, candidates), "test"),
-        refused={name: reason for name, reason in refused.items() if reason},
+        refused=_without_idle_refusals(study, refused),
         n_test_openings=_count_opening(paths),
         overtuning=_measure_overtuning(study, candidates, ens),
         metric=record.config.metric,
@@ -173,6 +177,27 @@ def read_ensemble(paths: StudyPaths) -> EnsembleResult:
             f"{paths.ensemble}: cannot be read ({error}); `python -m search ensemble` writes it "
             "anew."
         ) from error
+
+
+def _explain_refusals(study: Study, ens: Pool, limits: Sequence[Limit]) -> dict[Method, str]:
+    """Say why methods cannot be used; of a soup that is not there, how one is made."""
+    reasons = {name: explain_refusal(ens, name, limits) for name in METHODS}
+    refused = {name: reason for name, reason in reasons.items() if reason}
+    if "soup" in refused and not any(map(is_soup, ens.names)):
+        trials = _trials_with_snapshots(study)
+        soups = [soup for soup in read_soups(study.paths) if soup.trial in trials]
+        refused["soup"] = explain_missing_soup(soups, has_snapshots=bool(trials))
+    return refused
+
+
+def _without_idle_refusals(study: Study, refused: dict[Method, str]) -> dict[Method, str]:
+    """Leave out what nobody looks for: without snapshots, that there is no soup."""
+    idle = () if _trials_with_snapshots(study) else ("soup",)
+    return {name: reason for name, reason in refused.items() if name not in idle}
+
+
+def _trials_with_snapshots(study: Study) -> set[int]:
+    return {networks[0].trial for networks in list_trainings(study) if len(networks) > 1}
 
 
 def _limits(

@@ -9,6 +9,7 @@ from torch import nn
 
 from search.schedule import MAX_EPOCHS_BY_TIME
 from search.seeding import derive_seed
+from search.snapshots import most_networks
 from search.training import Round, n_steps_per_epoch, train
 from search.workplace import Workplace
 from spaces.recipe import Recipe
@@ -41,7 +42,8 @@ def plan_steps(recipe: Recipe, place: Workplace, seconds: float | None, *, seed:
     began = time.perf_counter()
     per_step, per_image, per_final_image = _time_network(recipe, place, seed)
     judging = per_image * len(place.round_rows) * plan.n_rounds
-    keeping = per_final_image * sum(len(rows) for rows in place.rows.values())
+    n_kept = most_networks(recipe, place.record.config.snapshots)
+    keeping = n_kept * per_final_image * sum(len(rows) for rows in place.rows.values())
     left = seconds - (time.perf_counter() - began) - judging - keeping
     n_steps = min(int(left / per_step), MAX_EPOCHS_BY_TIME * per_epoch)
     whole = n_steps // per_epoch * per_epoch

@@ -1,6 +1,7 @@
 """One trial: suggest, build, train, predict, keep, score."""
 
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,15 +10,16 @@ import numpy as np
 import optuna
 import torch
 from optuna.trial import TrialState
-from torch import Tensor
 
 from search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from search.exhibits import exhibit_trial
 from search.judging import is_better, score
 from search.length import plan_steps
-from search.predictions import write_history, write_predictions, write_weights
+from search.paths import TrialPaths
+from search.predictions import write_history, write_network
 from search.schedule import Deadline
 from search.seeding import derive_seed
+from search.snapshots import RAW, Weights, copy_weights, differing, snapshot_rounds
 from search.training import (
     Diverged,
     Interrupted,
@@ -25,7 +27,6 @@ from search.training import (
     train,
 )
 from search.workplace import Workplace
-from spaces.networks.builders import build_network
 from spaces.recipe import Recipe
 from spaces.space import suggest_recipe
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 # A trial whose length was fitted to its seconds may be this much slower than it was timed.
 TOLERANCE = 2.0
+_OUT_OF_TIME = "out of time"
 # A checkpoint costs some 10 ms: too much after each round of a trial that lasts 2 s.
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
@@ -62,7 +64,9 @@ class _Progress:
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_round: int = 0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_weights: Weights = field(default_factory=dict)
+    snapshots: dict[str, Weights] = field(default_factory=dict)
+    """By round, and those of the best round without averaging."""
     began: float = field(default_factory=time.monotonic)
     """When the trial would have begun, had it never been interrupted."""
     ending: str = ""
@@ -99,7 +103,7 @@ def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> O
     except Diverged as error:
         progress.ending = f"diverged: {error}"
     except _OutOfTimeError:
-        progress.ending = "out of time"
+        progress.ending = _OUT_OF_TIME
     except (torch.OutOfMemoryError, MemoryError) as error:
         progress.ending = f"out of memory: {(str(error) or 'host').splitlines()[0]}"
     outcome = _keep(trial, recipe, place, progress)
@@ -120,6 +124,7 @@ def _rounds(
     if saved is not None:
         progress.history[:] = saved.history
         progress.best_round, progress.best_weights = saved.best_round, saved.best_weights
+        progress.snapshots.update(saved.snapshots)
         progress.began -= saved.seconds
     n_steps = (
         saved.n_steps
@@ -139,6 +144,7 @@ def _rounds(
                     history=progress.history,
                     best_round=progress.best_round,
                     best_weights=progress.best_weights,
+                    snapshots=progress.snapshots,
                     seconds=time.monotonic() - progress.began,
                 ),
             )
@@ -200,11 +206,14 @@ def _judge(finished: Round, place: Workplace, progress: _Progress) -> None:
     )
     value = _value(progress.history[-1], place)
     best = progress.history[progress.best_round - 1] if progress.best_round else None
-    metric = place.record.config.metric
+    metric, n_snapshots = place.record.config.metric, place.record.config.snapshots
     if best is None or is_better(metric, value, than=_value(best, place)):
         progress.best_round = len(progress.history)
-        state = finished.network.state_dict()
-        progress.best_weights = {name: tensor.detach().clone() for name, tensor in state.items()}
+        progress.best_weights = copy_weights(finished.network)
+        if n_snapshots and finished.unaveraged is not None:
+            progress.snapshots[RAW] = copy_weights(finished.unaveraged)
+    if finished.number in snapshot_rounds(place.record.plan.n_rounds, n_snapshots):
+        progress.snapshots[str(finished.number)] = copy_weights(finished.network)
 
 
 def _value(scores: dict[str, float], place: Workplace) -> float:
@@ -218,17 +227,13 @@ def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: _Prog
     if not progress.best_round:
         return Outcome(state=TrialState.PRUNED, value=None)
     paths = place.paths.trial(trial.number)
-    network = build_network(recipe.architecture, place.record.task)
-    network.load_state_dict(progress.best_weights)
-    network.to(place.images.images.device).to(memory_format=torch.channels_last)
+    network = place.load_network(recipe, progress.best_weights)
     began = time.perf_counter()
-    # In float32, as an exported bundle predicts.
-    kept = {role: place.predict(network, rows, dtype=None) for role, rows in place.rows.items()}
+    kept = place.predict_roles(network)
     per_image = (time.perf_counter() - began) / sum(len(rows) for rows in place.rows.values())
-    for role, predicted in kept.items():
-        write_predictions(paths, role, predicted)
-    write_weights(paths, progress.best_weights)
+    write_network(paths, progress.best_weights, kept)
     write_history(paths, progress.history)
+    _keep_snapshots(paths, recipe, place, progress)
     best = score(kept["stop"], place.labels(place.rows["stop"]))
     attributes = {
         "accuracy": round(best["accuracy"], 6),
@@ -250,3 +255,18 @@ def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: _Prog
         best_round=progress.best_round,
     )
     return Outcome(state=TrialState.COMPLETE, value=_value(best, place))
+
+
+def _keep_snapshots(
+    paths: TrialPaths, recipe: Recipe, place: Workplace, progress: _Progress
+) -> None:
+    """Write the other networks of a trial, in the place of any that a lost attempt left."""
+    if paths.snapshots.is_dir():
+        shutil.rmtree(paths.snapshots)
+    if progress.ending == _OUT_OF_TIME:
+        return
+    for name, weights in differing(progress.snapshots, progress.best_weights).items():
+        predicted = place.predict_roles(place.load_network(recipe, weights))
+        # No round was judged by weights without averaging: they may have run away.
+        if all(np.isfinite(each).all() for each in predicted.values()):
+            write_network(paths.snapshot(name), weights, predicted)

@@ -106,6 +106,11 @@ class StudyPaths:
         """Small files that the dashboard shows."""
         return self.folder / "artifacts"
 
+    @property
+    def soups(self) -> Path:
+        """What became of each trial whose weights were to be averaged, as JSON."""
+        return self.folder / "soups" / "soups.json"
+
     def soup(self, name: str) -> TrialPaths:
         """Return weights and predictions of one average of weights."""
         return TrialPaths(self.folder / "soups" / name)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from search.errors import SearchError
 from search.paths import StudyPaths, TrialPaths, written_whole
+
+RoleName = TypeVar("RoleName", bound=str)
 
 
 def write_predictions(
@@ -73,6 +76,17 @@ def read_weights(paths: TrialPaths) -> dict[str, Tensor]:
     if not paths.weights.is_file():
         raise SearchError(f"{paths.weights}: the weights of this trial were not kept.")
     return load_file(paths.weights)
+
+
+def write_network(
+    paths: TrialPaths,
+    weights: Mapping[str, Tensor],
+    predicted: Mapping[RoleName, Float[np.ndarray, "images classes"]],
+) -> None:
+    """Keep the weights of a network, and what it predicts for each role."""
+    for role, log_probabilities in predicted.items():
+        write_predictions(paths, role, log_probabilities)
+    write_weights(paths, weights)
 
 
 def write_history(paths: TrialPaths, history: Sequence[Mapping[str, float]]) -> None:

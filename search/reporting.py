@@ -1,6 +1,6 @@
 """How the result of a run is shown to people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from search.explaining import (
     reliability_cells,
     table_cells,
 )
+from search.soup_records import Soup
 from search.study import Study
 from search.trials import trial_row
 from search.words import command, program
@@ -44,6 +45,28 @@ def print_ensemble(console: Console, result: EnsembleResult) -> None:
     _say(console, report.sentence)
     console.print()
     print_explanation(console, report, front=result.front)
+
+
+def print_soups(console: Console, soups: Sequence[Soup]) -> None:
+    """Print what was averaged of each trial, and what it gained where it was chosen."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("soup of", no_wrap=True)
+    table.add_column("best alone", justify="right", no_wrap=True)
+    table.add_column("averaged", justify="right", no_wrap=True)
+    table.add_column("networks")
+    for soup in soups:
+        names = ", ".join(soup.ingredients)
+        table.add_row(
+            f"trial {soup.trial}",
+            f"{soup.best_log_loss:.4f}",
+            f"{soup.log_loss:.4f}" if soup.is_average else "-",
+            f"{len(soup.ingredients)} of {len(soup.offered)}: {names}"
+            if soup.is_average
+            else f"{names} alone: no average with it is better",
+        )
+    console.print(table, highlight=False)
+    _say(console, "log-loss on the ens role, where the networks were chosen", style="dim")
+    console.print()
 
 
 def print_explanation(
@@ -84,7 +107,8 @@ def _print_cells(console: Console, cells: Cells, *, marked: str | None = None) -
     """Print a table; the row whose first cell is `marked` stands out."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place, heading in enumerate(cells.headings):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+        # On a narrow screen a long title takes two lines; numbers must not be cut off.
+        table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
     for first, *others in cells.rows:
         mark = "" if marked is None else "> " if first == marked else "  "
         table.add_row(mark + first, *others, style="bold" if first == marked else "")

@@ -1,5 +1,6 @@
 """Which trials keep their weights: the best ones, and some of each family."""
 
+import shutil
 from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
@@ -8,6 +9,7 @@ from ensembles.metrics import METRICS, MetricName
 from search.candidate_names import trial_of
 from search.paths import StudyPaths
 from search.selections import selected_names
+from search.soup_records import soup_files
 from search.trials import FINISHED
 from search.trials import ranked as ranked_trials
 
@@ -47,7 +49,7 @@ def kept_trials(
 def free_weights(
     paths: StudyPaths, trials: Sequence[FrozenTrial], *, keep: int, metric: MetricName
 ) -> None:
-    """Delete the weights of finished trials that are neither kept nor members of the ensemble.
+    """Delete the networks of finished trials that are neither kept nor members of the ensemble.
 
     Only a finished trial loses its weights, and a kept set can only lose to better trials; so no
     weights go that a later look would have kept. What was reported stays exportable.
@@ -56,4 +58,8 @@ def free_weights(
     kept |= {number for name in selected_names(paths) if (number := trial_of(name)) is not None}
     for trial in trials:
         if trial.state in FINISHED and trial.number not in kept:
-            paths.trial(trial.number).weights.unlink(missing_ok=True)
+            files = paths.trial(trial.number)
+            files.weights.unlink(missing_ok=True)
+            for folder in (files.snapshots, soup_files(paths, trial.number).folder):
+                if folder.is_dir():
+                    shutil.rmtree(folder)

@@ -74,6 +74,9 @@ class Round:
     """Counted from 1."""
     network: nn.Module
     """In `eval()` mode, with the weights to evaluate and keep; the same object in each round."""
+    unaveraged: nn.Module | None
+    """The network that is trained, where `network` is an average of it; look at its weights only
+    before the next round begins, and leave its mode alone."""
     train_loss: float
     """Mean over the steps of the round, of the loss that is trained on."""
     images_seen: int
@@ -138,6 +141,7 @@ def train(  # noqa: PLR0913
         yield Round(
             number=number,
             network=training.evaluated.eval(),
+            unaveraged=training.unaveraged,
             train_loss=train_loss,
             images_seen=training.n_steps_done * training.batch_size,
             seconds=training.seconds,
@@ -184,6 +188,11 @@ class _Training:
     def evaluated(self) -> nn.Module:
         """The network with the weights to evaluate: the average, if there is one."""
         return self._network if self._average is None else self._average.network
+
+    @property
+    def unaveraged(self) -> nn.Module | None:
+        """The network that is trained, if it is not the one to evaluate."""
+        return None if self._average is None else self._network
 
     def run_to(self, n_steps: int, interrupted: Callable[[], bool]) -> float:
         """Train until `n_steps` are done, and return the mean loss."""

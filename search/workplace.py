@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from ensembles.predictor import predict_log_probabilities
@@ -17,6 +17,8 @@ from search.paths import StudyPaths
 from search.process import choose_autocast_dtype, prepare_process
 from search.record import StudyRecord
 from search.training import TrainingImages
+from spaces.networks.builders import build_network
+from spaces.recipe import Recipe
 
 JUDGED_ROLES: tuple[Role, ...] = ("stop", "ens", "test")
 # Rounds are compared on this many images of the stop role: on all 5,550 of a set like CIFAR-10,
@@ -45,12 +47,10 @@ class Workplace:
         self, network: nn.Module, rows: Int64[Tensor, " rows"], *, dtype: torch.dtype | None
     ) -> Float[np.ndarray, "rows classes"]:
         """Return a network's log-probabilities for some images, in bounded memory."""
-        pad, size = self.images.pad, self.record.task.image_size
-        inner = slice(pad, pad + size)
         chunks = [
             predict_log_probabilities(
                 network,
-                self.images.images[part][:, inner, inner],
+                self.pixels(part),
                 mean=self.images.mean,
                 std=self.images.std,
                 autocast_dtype=dtype,
@@ -58,6 +58,22 @@ class Workplace:
             for part in rows.split(_CHUNK)
         ]
         return torch.cat(chunks).numpy()
+
+    def predict_roles(self, network: nn.Module) -> dict[Role, Float[np.ndarray, "rows classes"]]:
+        """Return predictions in float32, as those of an exported bundle are."""
+        return {role: self.predict(network, rows, dtype=None) for role, rows in self.rows.items()}
+
+    def load_network(self, recipe: Recipe, weights: Mapping[str, Tensor]) -> nn.Module:
+        """Build the network of a recipe on the device, with weights of its own."""
+        network = build_network(recipe.architecture, self.record.task)
+        network.load_state_dict(weights)
+        return network.to(self.images.images.device).to(memory_format=torch.channels_last)
+
+    def pixels(self, rows: Int64[Tensor, " rows"]) -> UInt8[Tensor, "rows h w c"]:
+        """Return some images as they are, without the margin that crops move in."""
+        pad, size = self.images.pad, self.record.task.image_size
+        inner = slice(pad, pad + size)
+        return self.images.images[rows][:, inner, inner]
 
     def labels(self, rows: Int64[Tensor, " rows"]) -> Int64[np.ndarray, " rows"]:
         """Return the true classes of some images."""

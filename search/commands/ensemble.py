@@ -1,6 +1,7 @@
 """Build the ensemble of a study again."""
 
 import json as json_format
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ def main(
     /,
     *,
     method: Method | None = None,
+    soup: Annotated[bool, Parameter(negative="")] = False,
     max_members: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     max_latency: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     max_size: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
@@ -26,12 +28,14 @@ def main(
 ) -> None:
     """Build the ensemble again from the stored predictions, and report on the test role.
 
-    Nothing is trained, and no weights are loaded unless their speed has to be measured. Each look
-    at the test role is counted.
+    Nothing is trained, and no weights are loaded unless their speed has to be measured, or they
+    are averaged. Each look at the test role is counted.
 
     Args:
         name: Name of the study; default: the one that was worked on last.
         method: What to choose; default: by a rule that does not look at the test role.
+        soup: Average, for each trial, those of its snapshots whose average predicts the ens role
+            better; it becomes a candidate. Needs the images, and a study of `run --snapshots 3`.
         max_members: Members at the most; default: as the study was told.
         max_latency: Milliseconds that all members together may take for one image, on this
             machine's CPU and in one thread; the candidates are measured once.
@@ -45,10 +49,21 @@ def main(
     from rich.console import Console  # noqa: PLC0415  # --help needs none of these
 
     from search.ensembling import Extras, build_ensemble  # noqa: PLC0415
-    from search.reporting import print_ensemble, print_next_commands  # noqa: PLC0415
+    from search.reporting import (  # noqa: PLC0415
+        print_ensemble,
+        print_next_commands,
+        print_soups,
+    )
     from search.study import load_study  # noqa: PLC0415
 
     study = load_study(name, studies=studies)
+    console = Console()
+    soups = []
+    if soup:
+        from search.soups import make_soups  # noqa: PLC0415
+
+        with Console(stderr=True).status("averaging the snapshots of each trial"):
+            soups = make_soups(study)
     result = build_ensemble(
         study,
         method=method or "auto",
@@ -61,9 +76,11 @@ def main(
         ),
     )
     if json:
-        print(json_format.dumps(result.to_json()))
+        made = {"soups": [asdict(each) for each in soups]} if soup else {}
+        print(json_format.dumps({**result.to_json(), **made}))
         return
-    console = Console()
+    if soups:
+        print_soups(console, soups)
     print_ensemble(console, result)
     console.print()
     print_next_commands(console, study, studies)

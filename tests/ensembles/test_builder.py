@@ -1,12 +1,13 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from ensembles import builder
 from ensembles.budget import Limit
 from ensembles.builder import (
     MAX_CANDIDATES,
-    METHODS,
     Ensemble,
     build,
     build_all,
@@ -14,12 +15,15 @@ from ensembles.builder import (
     count_best_errors,
     explain_refusal,
 )
+from ensembles.calibration import log_loss_after_temperature
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
 from ensembles.metrics import accuracy, log_loss
 from ensembles.pool import Pool
 
 RandomPool = Callable[..., Pool]
+# A soup needs a pool that has some.
+METHODS = tuple(method for method in builder.METHODS if method != "soup")
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +256,47 @@ def test_the_single_model_is_the_best_after_a_temperature_of_its_own() -> None:
 
     assert pool.log_losses()[0] < pool.log_losses()[1]
     assert build(pool, method="single").names == ("better",)
+
+
+def with_soups(pool: Pool, *soups: int) -> Pool:
+    """Return a pool some of whose models are averages of weights by their names."""
+    names = list(pool.names)
+    for index in soups:
+        names[index] = f"soup-{index}"
+    return replace(pool, names=tuple(names))
+
+
+def test_a_soup_is_the_best_of_the_averages_with_a_temperature(
+    fitted: tuple[Pool, Pool, dict[Method, Ensemble]],
+) -> None:
+    pool, _, ensembles = fitted
+    losses = [log_loss_after_temperature(each, pool.labels) for each in pool.log_probabilities]
+    best, second, third = (int(index) for index in np.argsort(losses)[:3])
+
+    ensemble = build(with_soups(pool, third, second), method="soup")
+
+    assert ensembles["single"].members == (best,)
+    assert ensemble.names == (f"soup-{second}",)
+    assert ensemble.combination.temperature != 1.0
+
+
+def test_a_soup_need_not_be_among_the_best_candidates(random_pool: RandomPool) -> None:
+    pool = random_pool(n_models=MAX_CANDIDATES + 1, n_images=100)
+    worst = int(pool.log_losses().argmax())
+
+    ensemble = build(with_soups(pool, worst), method="soup")
+
+    assert ensemble.members == (worst,)
+
+
+def test_a_soup_that_is_not_there_or_costs_too_much_is_refused(random_pool: RandomPool) -> None:
+    pool = random_pool(n_models=3)
+    soupy = with_soups(pool, 1)
+    limit = Limit(name="time in ms", costs=(1.0, 2.0, 1.0), maximum=1.5)
+
+    assert "soup" not in build_all(pool)
+    assert build_all(soupy)["soup"].members == (1,)
+    assert "soup" not in build_all(soupy, limits=[limit])
+    assert explain_refusal(soupy, "soup", [limit]) == "soup: none fits the limits."
+    with pytest.raises(EnsembleError, match="no model is an average of weights; the name of one"):
+        build(pool, method="soup")

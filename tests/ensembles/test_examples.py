@@ -22,7 +22,7 @@ def test_somebody_elses_predictions_get_the_whole_table() -> None:
         method: float(share)
         for method, share in re.findall(r"^[> ] (\w+) +([\d.]+)%", done.stdout, re.MULTILINE)
     }
-    assert set(accuracies) == set(METHODS)
+    assert set(accuracies) == set(METHODS) - {"soup"}  # somebody else's models have no weights
     assert accuracies["llp"] > accuracies["single"] + 2
     assert "The ensemble (llp, 5 members) is better than" in done.stdout
     covered = re.search(r"hold the true one in ([\d.]+)%", done.stdout)

@@ -42,10 +42,16 @@ def test_only_weights_that_are_not_kept_are_deleted(tmp_path: Path) -> None:
         paths.trial(trial.number).folder.mkdir(parents=True)
         paths.trial(trial.number).weights.touch()
         paths.trial(trial.number).predictions("ens").touch()
+        paths.trial(trial.number).snapshot("8").folder.mkdir(parents=True)
+        paths.trial(trial.number).snapshot("8").weights.touch()
+        paths.soup(f"soup-{trial.number}").folder.mkdir(parents=True)
 
     free_weights(paths, trials, keep=4, metric="log_loss")
 
     assert [paths.trial(number).weights.exists() for number in range(5)] == [True] * 4 + [False]
+    assert [paths.trial(number).snapshots.exists() for number in range(5)] == [True] * 4 + [False]
+    soups = [f"soup-{number}" for number in range(4)]
+    assert sorted(path.name for path in tmp_path.glob("soups/*")) == soups
     assert all(paths.trial(number).predictions("ens").exists() for number in range(5))
 
 

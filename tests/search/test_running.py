@@ -71,6 +71,12 @@ def assert_same_predictions(study: Study, other: Study, trial_numbers: Sequence[
             )
 
 
+def snapshot_files(study: Study) -> dict[str, bytes]:
+    folder = study.paths.folder
+    files = [path for path in folder.glob("trials/*/snapshots/*/*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 @pytest.mark.slow
 def test_a_run_ends_well_with_exactly_the_trials_asked(finished: Finished) -> None:
     counts = finished.study.counts()
@@ -221,7 +227,8 @@ def test_an_interrupted_study_equals_an_unbroken_one(
 ) -> None:
     monkeypatch.setattr(objective, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     unbroken, broken = (
-        make_tiny_study(tmp_path / name, trials=2, epochs=6) for name in ("unbroken", "broken")
+        make_tiny_study(tmp_path / name, trials=2, epochs=6, snapshots=2)
+        for name in ("unbroken", "broken")
     )
     n_interruptions = 0
 
@@ -242,6 +249,8 @@ def test_an_interrupted_study_equals_an_unbroken_one(
     assert n_interruptions > 2
     assert numbers(broken) == numbers(unbroken)
     assert_same_predictions(broken, unbroken, range(2))
+    assert len(snapshot_files(unbroken)) >= 8
+    assert snapshot_files(broken) == snapshot_files(unbroken)
     assert not list(broken.paths.folder.glob("trials/*/checkpoint.pt"))
 
 
