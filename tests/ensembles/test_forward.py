@@ -1,4 +1,5 @@
 import numpy as np
+from scipy.optimize import nnls
 
 from ensembles.forward import ForwardFit, select_forward
 
@@ -39,3 +40,25 @@ def test_growing_stops_when_a_fit_is_no_better() -> None:
         return ForwardFit(members=members, weights=np.ones(len(members)), loss=1.0)
 
     assert select_forward(flat([0]), flat, slopes, max_members=3).members == [0]
+
+
+def test_a_first_member_that_the_last_ones_replace_is_exchanged() -> None:
+    # The first column alone is nearest to the target, the other two together reach it.
+    columns = np.array([[0.8, 0.8, 0.4], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).T
+    target = np.array([1.0, 1.0, 0.0])
+
+    def fit_columns(members: list[int]) -> ForwardFit:
+        weights, residual = nnls(columns[:, members], target) if members else (np.zeros(0), 2**0.5)
+        return ForwardFit(members=members, weights=weights, loss=residual**2 / 2)
+
+    def slopes_of(fitted: ForwardFit) -> np.ndarray:
+        slopes: np.ndarray = columns.T @ (columns @ fitted.scattered(3) - target)
+        return slopes
+
+    first = fit_columns([])
+    one = select_forward(first, fit_columns, slopes_of, max_members=1)
+    two = select_forward(first, fit_columns, slopes_of, max_members=2)
+
+    assert one.members == [0]
+    assert sorted(two.members) == [1, 2]
+    np.testing.assert_allclose(two.scattered(3), [0, 1, 1])
