@@ -38,8 +38,8 @@ class Assignment:
     seed: int
     """Of everything random in the training."""
     epochs: float | None = None
-    """Length of the schedule, in passes through the images that are learned from; None: as the
-    study plans its trials."""
+    """Length of the schedule, in passes through the images that are learned from; None: a trial
+    of a search, whose length the study plans."""
     fold: Fold | None = None
     """Learn from all images of train, stop and ens that are not in this fold, and predict those
     that are. There is nothing to compare rounds on, so the last one is kept."""
@@ -66,7 +66,7 @@ class Order:
     """Of the trial, as Optuna holds them."""
     assignment: Assignment
     expected_seconds: float = 0.0
-    """Where time is short, an order that cannot end is not begun."""
+    """What it will take; where less is left, it is not begun."""
 
     @property
     def user_attrs(self) -> dict[str, Any]:

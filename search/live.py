@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ensembles.metrics import METRICS
+from search.assignments import order_name
 from search.curve_points import CurvePoint
 from search.durations import format_duration
 from search.supervisor import Snapshot
@@ -88,7 +89,8 @@ class LiveView:
 
 def _line(trial: FrozenTrial, n_done: int, snapshot: Snapshot) -> str:
     row = trial_row(trial)
-    words = [f"[{n_done}/{snapshot.n_trials}] trial {row.number}: {row.state}"]
+    name = order_name(trial) or f"trial {row.number}"
+    words = [f"[{n_done}/{snapshot.n_trials}] {name}: {row.state}"]
     if row.log_loss is not None and row.accuracy is not None:
         words.append(f"log-loss {row.log_loss:.4f}, accuracy {100 * row.accuracy:.2f} %")
     if row.seconds is not None:

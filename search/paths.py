@@ -115,6 +115,15 @@ class StudyPaths:
         """Return weights and predictions of one average of weights."""
         return TrialPaths(self.folder / "soups" / name)
 
+    @property
+    def folds(self) -> Path:
+        """Which image lies in which fold, where trainings are ordered by folds."""
+        return self.folder / "folds.npy"
+
+    def nested(self, kind: str) -> "StudyPaths":
+        """Return the files of the trainings that were ordered after the search."""
+        return StudyPaths(self.folder / kind)
+
     def trial(self, trial_number: int) -> TrialPaths:
         """Return the files of one trial."""
         return TrialPaths(self.folder / "trials" / f"{trial_number:05d}")

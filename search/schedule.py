@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.assignments import EXPECTED_SECONDS
 from search.config import StudyConfig
 
 # Images that one trial sees at least, in epochs of the usual size: 24 epochs of 1,258 or of 10,000
@@ -51,8 +52,12 @@ class Deadline:
         """Tell whether a trial that began now could not end.
 
         A trial whose length is fitted to its time needs a third of the usual; one of stated epochs
-        needs what the complete ones took, in the median.
+        needs what the complete ones took, in the median; one that was ordered, what is expected.
         """
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        if waiting and EXPECTED_SECONDS in waiting[0].user_attrs:
+            expected = float(waiting[0].user_attrs[EXPECTED_SECONDS])
+            return self.left() < max(MIN_TRIAL_SECONDS, expected)
         if plan.seconds is not None:
             return self.left() < max(MIN_TRIAL_SECONDS, plan.seconds / 3)
         taken = [
