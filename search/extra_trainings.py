@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import optuna
 from filelock import FileLock, Timeout
@@ -25,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ensembles.metrics import METRICS
-from search.assignments import Order, order_name
+from search.assignments import Order, by_order, order_name
 from search.devices import count_gpus, plan_slots
 from search.errors import SearchError, StorageError
 from search.paths import StudyPaths, written_whole
@@ -60,7 +61,9 @@ class Trained:
     trials: Mapping[str, FrozenTrial]
     """Those that ended well, by the names of their orders."""
     failures: Mapping[str, str]
-    """Why others ended otherwise, by the names of their orders; what is in neither is not done."""
+    """Why others ended otherwise, by the names of their orders."""
+    n_missing: int
+    """Orders that were not begun, or were put aside."""
     end: SearchEnd
 
 
@@ -96,15 +99,6 @@ def train_again(study: Study, orders: Sequence[Order], *, kind: str, effort: Eff
     return _collect(Study(paths=paths, record=record), orders, end)
 
 
-def find_trained(study: Study, kind: str) -> Mapping[str, FrozenTrial]:
-    """Return the ordered trainings of a kind that ended well, by the names of their orders."""
-    paths = study.paths.nested(kind)
-    if not paths.database.is_file():
-        return {}
-    trials = Study(paths=paths, record=study.record).trials()
-    return {order_name(trial): trial for trial in trials if trial.state == TrialState.COMPLETE}
-
-
 def planned_epochs(study: Study, trial: FrozenTrial) -> float:
     """Return the length of a trial's schedule, in passes through the train role.
 
@@ -128,6 +122,15 @@ def expected_seconds(study: Study, trial: FrozenTrial) -> float:
     return float(trial.user_attrs["seconds"]) * study.record.plan.n_rounds / n_rounds
 
 
+def present_images(study: Study) -> Path:
+    """Return the folder of a study's decoded images; decode them again if they are gone.
+
+    Raises:
+        DataError: The images are not those that the study began with.
+    """
+    return restore_images(study.paths, study.record, study.paths.folder.parent, None)
+
+
 @contextmanager
 def _alone(paths: StudyPaths, name: str) -> Iterator[None]:
     """Hold the exclusive lock of the nested study."""
@@ -148,13 +151,14 @@ def _alone(paths: StudyPaths, name: str) -> Iterator[None]:
 def _record_of(study: Study, paths: StudyPaths, kind: str) -> StudyRecord:
     """Return the record of the nested study: nothing is sampled, pruned, freed or cut."""
     study.record.check_space()
-    store = restore_images(study.paths, study.record, study.paths.folder.parent, None)
+    store = present_images(study)
     with written_whole(paths.roles) as temporary:
         shutil.copyfile(study.paths.roles, temporary)
     config = study.record.config.replaced(
         name=f"{kind}-of-{study.name}"[:64],
         sampler="random",
         pruner="none",
+        snapshots=0,
         budget=None,
         trial_timeout=None,
     )
@@ -214,7 +218,7 @@ def _run(paths: StudyPaths, record: StudyRecord, effort: Effort) -> SearchEnd:
 def _collect(nested: Study, orders: Sequence[Order], end: SearchEnd) -> Trained:
     wanted = {order.name for order in orders}
     newest = {order_name(trial): trial for trial in nested.trials()}
-    trials = {name: newest[name] for name in wanted if newest[name].state == TrialState.COMPLETE}
+    trials = {name: trial for name, trial in by_order(newest.values()).items() if name in wanted}
     failures = {
         name: trial.user_attrs.get("ending") or trial.user_attrs.get("failure", "failed")
         for name, trial in newest.items()
@@ -222,4 +226,5 @@ def _collect(nested: Study, orders: Sequence[Order], end: SearchEnd) -> Trained:
     }
     for name, reason in failures.items():
         logger.warning("%s: %s", name, reason)
-    return Trained(study=nested, trials=trials, failures=failures, end=end)
+    n_missing = len(wanted) - len(trials) - len(failures)
+    return Trained(study=nested, trials=trials, failures=failures, n_missing=n_missing, end=end)

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_STUDIES = Path("studies")
+SEEDS = "seeds"
+"""The kind of the nested study that trains the best recipe with other seeds."""
+
+
+def folds_kind(n_folds: int) -> str:
+    """Return the kind of the nested study that trains on folds."""
+    return f"folds-{n_folds}"
 
 
 @dataclass(frozen=True)

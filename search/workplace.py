@@ -81,7 +81,7 @@ class Workplace:
         ]
         return torch.cat(chunks).numpy()
 
-    def predict_roles(self, network: nn.Module) -> dict[Role, Float[np.ndarray, "rows classes"]]:
+    def predict_roles(self, network: nn.Module) -> dict[str, Float[np.ndarray, "rows classes"]]:
         """Return predictions in float32, as those of an exported bundle are."""
         return {role: self.predict(network, rows, dtype=None) for role, rows in self.rows.items()}
 

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from runs import Finished
 
 from search import devices, objective
-from search.assignments import Assignment, Fold, Order, assignment_of, order_name
+from search.assignments import Assignment, Fold, Order, assignment_of, by_order, order_name
 from search.data.folds import assign_folds, write_folds
 from search.data.roles import read_roles
 from search.data.store import open_store
@@ -18,7 +18,6 @@ from search.errors import SearchError
 from search.extra_trainings import (
     Effort,
     Trained,
-    find_trained,
     planned_epochs,
     train_again,
 )
@@ -99,9 +98,8 @@ def test_what_was_trained_is_found_again_and_only_the_rest_is_run(study: Study) 
     )
 
     assert both.trials["one"].datetime_start == began
-    assert sorted(find_trained(study, "seeds")) == ["one", "two"]
+    assert sorted(by_order(both.study.trials())) == ["one", "two"]
     assert [order_name(trial) for trial in both.study.trials()] == ["one", "two"]
-    assert not find_trained(study, "folds-5")
 
 
 @pytest.mark.slow
@@ -133,7 +131,7 @@ def test_an_order_that_is_not_wanted_any_more_is_not_run(study: Study) -> None:
     )
 
     assert list(trained.trials) == ["new"]
-    assert list(find_trained(study, "seeds")) == ["new"]
+    assert list(by_order(trained.study.trials())) == ["new"]
 
 
 def test_a_second_process_is_refused(study: Study) -> None:
