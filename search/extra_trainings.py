@@ -33,7 +33,7 @@ from search.paths import StudyPaths, written_whole
 from search.preparation import restore_images
 from search.record import StudyRecord
 from search.schedule import Deadline
-from search.storage import create_study, open_study, state_lock
+from search.storage import create_study, hand_back_orphans, open_study, state_lock
 from search.study import Study
 from search.supervisor import SearchEnd, Snapshot, Supervisor
 
@@ -183,6 +183,7 @@ def _open(paths: StudyPaths, record: StudyRecord) -> optuna.Study:
 def _enqueue(opened: optuna.Study, paths: StudyPaths, orders: Sequence[Order]) -> None:
     """Add the orders that are new, and withdraw those that wait and are not wanted any more."""
     wanted = {order.name for order in orders}
+    hand_back_orphans(opened, paths, alive=(), suspect=False)
     with state_lock(paths.trial_lock):
         trials = [trial for trial in opened.get_trials(deepcopy=False) if _is_ordered(trial)]
         for trial in trials:

@@ -22,6 +22,7 @@ from search.extra_trainings import (
     train_again,
 )
 from search.loop import run_trials
+from search.storage import open_study
 from search.study import Study, load_study
 from search.workplace import open_workplace
 
@@ -125,6 +126,8 @@ def test_an_order_that_is_not_wanted_any_more_is_not_run(study: Study) -> None:
     )
     assert stopped.end.interrupted
     assert not stopped.trials
+    assert stopped.n_missing == 1
+    open_study(stopped.study.paths).ask()  # begun by a process that is no more
 
     trained = train_again(
         study, [order(study, 0, seed=2, name="new")], kind="seeds", effort=Effort()
