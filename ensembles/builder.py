@@ -5,7 +5,7 @@ race over seven methods promised 0.101 nats and gave 0.154, where the rule's cho
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -24,7 +24,9 @@ from ensembles.soup import is_soup
 from ensembles.stacking import count_images_needed, fit_stack
 from ensembles.weighting import fit_shrunk, select_simplex
 
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS: tuple[Method, ...] = tuple(name for name in get_args(Method) if name != "seeds")
+"""Those that choose from a pool. `seeds` is fitted on a pool of its own: networks of one recipe,
+whose geometric mean it is; it is never chosen by itself, being the rival of what is."""
 MAX_CANDIDATES = 64
 """The models of lowest log-loss that a method gets to see."""
 MAX_MEMBERS = 5
@@ -53,6 +55,23 @@ class Ensemble:
             EnsembleError: A member is not in the pool.
         """
         return self.combination.combine(pool.select_names(self.names).log_probabilities)
+
+    def spread(self, networks: Mapping[str, Sequence[str]]) -> "Ensemble":
+        """Return the ensemble of the networks behind the members.
+
+        Args:
+            networks: By the name of a member, the names of those that it is the mean of.
+
+        Returns:
+            An ensemble that `predict`s from a pool of the networks; `members` stay what they were
+            fitted as.
+        """
+        behind = [networks[name] for name in self.names]
+        return replace(
+            self,
+            names=tuple(name for names in behind for name in names),
+            combination=self.combination.spread([len(names) for names in behind]),
+        )
 
 
 def build(
@@ -288,6 +307,7 @@ _FITTERS: Mapping[Method, _Fitter] = {
     "bagged_greedy": _Fitter(fit=_fit_bagged, space="probability", scaled=True),
     "llp": _Fitter(fit=_fit_llp, space="logarithm", scaled=False),
     "stack": _Fitter(fit=_fit_llp, space="stack", scaled=False),
+    "seeds": _Fitter(fit=_fit_best, space="logarithm", scaled=True),
 }
 
 

@@ -80,6 +80,32 @@ class Combination:
             class_weights=tuple(rows[member] for member in members) if rows else (),
         )
 
+    def spread(self, n_networks: Sequence[int]) -> "Combination":
+        """Return the same combination of the networks behind the members.
+
+        A member that is a mean of networks is the mean of whatever is averaged here: of their
+        probabilities, of their logarithms (as they are, for `stack`; normalized anew or not, for
+        `logarithm`), or of their votes. So each network gets its part of the member's weight.
+
+        Args:
+            n_networks: Behind each member; their predictions come in the order of the members.
+        """
+        shares = [1 / count for count in n_networks for _ in range(count)]
+        places = [place for place, count in enumerate(n_networks) for _ in range(count)]
+        rows = self.class_weights
+        return replace(
+            self,
+            weights=tuple(
+                self.weights[place] * share for place, share in zip(places, shares, strict=True)
+            ),
+            class_weights=tuple(
+                tuple(weight * share for weight in rows[place])
+                for place, share in zip(places, shares, strict=True)
+            )
+            if rows
+            else (),
+        )
+
     def combine(
         self, log_probabilities: Float[np.ndarray, "members images classes"]
     ) -> Float[np.ndarray, "images classes"]:

@@ -120,6 +120,18 @@ class Comparison:
             else self._decided()
         )
 
+    def in_points(self) -> str:
+        """Return the difference that decides, as part of a sentence."""
+        named, p_value = self.named, _format_p(self.p_value)
+        difference = named.gain if named else self.accuracy_difference
+        interval = named.gain_interval if named else self.accuracy_interval
+        in_accuracy = f"accuracy {100 * self.accuracy_difference:+.2f} points"
+        return (
+            f"difference {100 * difference:+.2f} points, 95 % interval "
+            f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+            f"{f'; {in_accuracy}' if named else ''}, {p_value}"
+        )
+
     def _decided(self) -> str:
         sign = 1 if self.verdict == "better" else -1
         named = self.named
@@ -140,27 +152,21 @@ class Comparison:
     def _undecided(self, cost_ratio: float) -> str:
         if self.named:
             return self._undecided_by_name(self.named, cost_ratio)
-        interval = self.accuracy_interval
         remark = self._log_loss_remark()
         cheaper = f" and {cost_ratio:.1f} times cheaper" if cost_ratio >= 1.05 else ""
         as_good = "as accurate" if remark else "as good"
         return (
             f"not distinguishable from the best single trial on {self.n_images:,} test images "
-            f"(difference {100 * self.accuracy_difference:+.2f} points, 95 % interval "
-            f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}, "
-            f"{_format_p(self.p_value)}; a difference below about "
+            f"({self.in_points()}; a difference below about "
             f"{100 * self.smallest_visible_difference:.1f} points could not be seen): "
             f"exporting the single model is {as_good}{cheaper}.{remark}"
         )
 
     def _undecided_by_name(self, named: NamedDifference, cost_ratio: float) -> str:
-        interval = named.gain_interval
         cheaper = f" and {cost_ratio:.1f} times cheaper" if cost_ratio >= 1.05 else ""
         return (
             f"not distinguishable from the best single trial in {named.title} on "
-            f"{self.n_images:,} test images (difference {100 * named.gain:+.2f} points, "
-            f"95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f}; accuracy "
-            f"{100 * self.accuracy_difference:+.2f} points, {_format_p(self.p_value)}): "
+            f"{self.n_images:,} test images ({self.in_points()}): "
             f"exporting the single model is as good{cheaper}.{self._log_loss_remark()}"
         )
 

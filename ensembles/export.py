@@ -124,7 +124,7 @@ def summarize_report(report: Report, *, exported: Method) -> ReportRecord:
         figures=tuple(
             Figures(
                 name=row.method,
-                n_members=row.n_members,
+                n_members=row.n_members * (report.n_folds or 1),
                 accuracy=row.test.accuracy,
                 accuracy_interval=(
                     row.test.accuracy_interval.low,

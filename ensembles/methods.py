@@ -15,4 +15,5 @@ Method = Literal[
     "bagged_greedy",
     "llp",
     "stack",
+    "seeds",
 ]

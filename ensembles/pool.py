@@ -177,6 +177,31 @@ class Pool:
             raise EnsembleError(f"the pool holds no predictions of {', '.join(missing)}.")
         return self.select([positions[name] for name in names])
 
+    def average(self, groups: Mapping[str, Sequence[str]], *, geometrically: bool) -> "Pool":
+        """Return the pool of means of some of the models.
+
+        Args:
+            groups: For each name of the new pool, the models that it is the mean of.
+            geometrically: Average logarithms instead of probabilities.
+
+        Raises:
+            EnsembleError: A model is not in the pool.
+        """
+        parts = [self.select_names(names) for names in groups.values()]
+        logarithms = [part.log_probabilities.astype(np.float64) for part in parts]
+        return Pool.from_arrays(
+            log_probabilities=[
+                normalize_log_probabilities(
+                    each.mean(axis=0) if geometrically else np.log(np.exp(each).mean(axis=0))
+                )
+                for each in logarithms
+            ],
+            labels=self.labels,
+            names=tuple(groups),
+            costs=[float(part.costs.sum()) for part in parts],
+            class_names=self.class_names,
+        )
+
     def select_images(self, rows: Int[np.ndarray, " chosen"]) -> "Pool":
         """Return the pool of some of the images."""
         return Pool(

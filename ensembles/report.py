@@ -117,6 +117,11 @@ class Report:
     """What the search's own score of the best single model promised, and what it was worth."""
     decision: Decision = MOST_PROBABLE
     """How the probabilities become labels, in all rows but those of votes."""
+    against_seeds: Comparison | None = None
+    """Of the choice with the mean of trainings of one recipe, in the place of the single model."""
+    n_folds: int | None = None
+    """Where each member, the single model too, is the mean of as many networks that learned
+    without a fold; the fit was on the folds that they did not see."""
 
     @property
     def chosen_row(self) -> Row:
@@ -156,6 +161,7 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
     metric: MetricName = "accuracy",
     decision: Decision = MOST_PROBABLE,
     requested: Sequence[str] = (),
+    folds: Mapping[str, Sequence[str]] | None = None,
 ) -> Report:
     """Evaluate ensembles on test images and compare the chosen one with the best single model.
 
@@ -170,6 +176,8 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
         metric: What decides whether the choice is better; see `compare`.
         decision: How probabilities become labels; `choose_decision` suits it to the metric.
         requested: Names of further metrics for each row; see `find_metric`.
+        folds: Where each model of the fitting pool is the mean of networks that learned without
+            a fold: their names in the pool of the test images, by fold.
 
     Returns:
         The report.
@@ -188,7 +196,9 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
         )
     single = ensembles["single"]
     single_cost = _add_costs(single, fit_pool)
-    predictions = {method: each.predict(test_pool) for method, each in ensembles.items()}
+    predictions = {
+        method: deploy(each, folds).predict(test_pool) for method, each in ensembles.items()
+    }
     decisions = {
         # Shares of votes are no probabilities that could be divided by those of the classes.
         method: MOST_PROBABLE if each.combination.space == "vote" else decision
@@ -226,12 +236,47 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
         ),
         refused=dict(refused or {}),
         n_test_openings=n_test_openings,
-        cascade=_try_cascade(ensembles[choice], fit_pool, test_pool),
-        explanation=explain_members(ensembles[choice], fit_pool, fresh=test_pool),
+        cascade=None if folds else _try_cascade(ensembles[choice], fit_pool, test_pool),
+        explanation=explain_members(
+            ensembles[choice], fit_pool, fresh=average_folds(ensembles[choice], folds, test_pool)
+        ),
         overtuning=overtuning,
         decision=decisions[choice],
-        **_reliabilities(ensembles[choice], test_pool),
+        against_seeds=(
+            compare(
+                predictions[choice],
+                predictions["seeds"],
+                test_pool.labels,
+                metric=metric,
+                decision=decisions[choice],
+            )
+            if "seeds" in predictions and choice != "seeds"
+            else None
+        ),
+        n_folds=len(folds[single.names[0]]) if folds else None,
+        **_reliabilities(deploy(ensembles[choice], folds), test_pool),
     )
+
+
+def average_folds(
+    ensemble: Ensemble, folds: Mapping[str, Sequence[str]] | None, test_pool: Pool
+) -> Pool:
+    """Return what models predict, each as the mean of the networks behind it.
+
+    The mean is the one that the ensemble takes. Votes and stacked logarithms of means are those
+    of the networks only nearly: enough to explain a member.
+    """
+    if not folds:
+        return test_pool
+    there = set(test_pool.names)
+    members = {name: behind for name, behind in folds.items() if there.issuperset(behind)}
+    space = ensemble.combination.space
+    return test_pool.average(members, geometrically=space in ("logarithm", "stack"))
+
+
+def deploy(ensemble: Ensemble, folds: Mapping[str, Sequence[str]] | None) -> Ensemble:
+    """Return an ensemble as it predicts: of the networks behind its members, where there are."""
+    return ensemble.spread(folds) if folds else ensemble
 
 
 def _reliabilities(ensemble: Ensemble, pool: Pool) -> dict[str, Reliability]:

@@ -6,11 +6,11 @@ told. Everything in which trainings differ, apart from their recipe, stands in a
 the objective reads it off the trial.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import ConfigDict, TypeAdapter
 
 from search.seeding import derive_seed
@@ -38,8 +38,8 @@ class Assignment:
     seed: int
     """Of everything random in the training."""
     epochs: float | None = None
-    """Length of the schedule, in passes through the images that are learned from; None: as the
-    study plans its trials."""
+    """Length of the schedule, in passes through the images that are learned from; None: a trial
+    of a search, whose length the study plans."""
     fold: Fold | None = None
     """Learn from all images of train, stop and ens that are not in this fold, and predict those
     that are. There is nothing to compare rounds on, so the last one is kept."""
@@ -60,13 +60,13 @@ class Order:
     """One training that shall be run again with the parameters of some trial."""
 
     name: str
-    """Says what it is, such as `seed 2 of trial 17`; unique in its nested study, and how a later
-    run knows it again."""
+    """What a candidate is called that it makes, such as `17-seed-2`; unique in its nested study,
+    and how a later run knows it again."""
     parameters: Mapping[str, Any]
     """Of the trial, as Optuna holds them."""
     assignment: Assignment
     expected_seconds: float = 0.0
-    """Where time is short, an order that cannot end is not begun."""
+    """What it will take; where less is left, it is not begun."""
 
     @property
     def user_attrs(self) -> dict[str, Any]:
@@ -88,6 +88,11 @@ def assignment_of(
     if ATTRIBUTE in user_attrs:
         return _ADAPTER.validate_python(user_attrs[ATTRIBUTE])
     return Assignment(seed=derive_seed(study_seed, "trial", trial_number))
+
+
+def by_order(trials: Iterable[FrozenTrial]) -> dict[str, FrozenTrial]:
+    """Return the trials that ended well, by the names of their orders."""
+    return {order_name(trial): trial for trial in trials if trial.state == TrialState.COMPLETE}
 
 
 def order_name(trial: FrozenTrial) -> str:

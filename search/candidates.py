@@ -13,7 +13,8 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from ensembles.pool import Pool
-from search.candidate_names import candidate_title
+from search.assignments import by_order
+from search.candidate_names import candidate_title, trial_of
 from search.data.roles import Role, read_roles
 from search.data.store import open_store
 from search.errors import NothingToDoError, SearchError
@@ -84,12 +85,35 @@ def find_candidates(study: Study, names: Sequence[str]) -> list[Candidate]:
     """
     trials = study.trials()
     named = {each.name: each for each in _gather(study, kept_trials(trials, len(trials)))}
+    kinds = (path.parent.name for path in study.paths.folder.glob("*/study.db"))
+    named |= {each.name: each for kind in kinds for each in trained_again(study, kind)}
     if missing := [name for name in names if name not in named]:
         raise SearchError(
             f"study {study.name!r} has no {candidate_title(missing[0])} any more; "
             "`python -m search ensemble` builds an ensemble of what there is."
         )
     return [named[name] for name in names]
+
+
+def trained_again(study: Study, kind: str) -> Iterator[Candidate]:
+    """Iterate over the networks with the recipe of a trial that were ordered after the search.
+
+    They cost what their trial does: measured again, it would be another number.
+    """
+    if (nested := study.nested(kind)) is None:
+        return
+    attributes = {trial.number: trial.user_attrs for trial in study.trials()}
+    for name, trial in by_order(nested.trials()).items():
+        number = trial_of(name)
+        if number is None:
+            continue
+        yield Candidate(
+            name=name,
+            trial=number,
+            recipe=recipe_from_json(trial.user_attrs["recipe"]),
+            files=nested.paths.trial(trial.number),
+            milliseconds=float(attributes[number]["milliseconds"]),
+        )
 
 
 def candidate_pool(study: Study, candidates: Sequence[Candidate], role: Role) -> Pool:

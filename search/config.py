@@ -33,7 +33,7 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 # What may change when a study goes on; everything else is the study, and is refused.
 CHANGEABLE = frozenset(
     {"trials", "budget", "trial_timeout", "workers", "devices", "keep", "download", "data_root"}
-    | {"max_members", "preset", "snapshots"}
+    | {"max_members", "preset", "snapshots", "seeds", "folds"}
 )
 
 
@@ -98,6 +98,18 @@ class StudyConfig(BaseModel):
         description="Late rounds of each trial that are kept as candidates besides its best one.",
     )
     max_members: int = Field(5, ge=1, description="Members of an ensemble, at the most.")
+    seeds: int | None = Field(
+        None,
+        ge=2,
+        le=99,
+        description="Compare the ensemble with as many trainings of the best trial's recipe.",
+    )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=99,
+        description="Small data: train the best trials again on each of so many folds.",
+    )
 
     @field_validator("budget", "trial_timeout")
     @classmethod

@@ -1,5 +1,8 @@
 """From the stored predictions of a study to its ensemble and the verdict on the sealed test role.
 
+The builder is fitted on the ens role, which no trial saw; where trials were trained on folds, on
+all images of train, stop and ens, each predicted by the network that did not learn from it.
+
 Weights are not touched: every trial left its predictions for the ens and the test role when it
 ended. Those for the test role are unsealed here and nowhere else, after the choice is made, and
 the study counts how often.
@@ -7,28 +10,31 @@ the study counts how often.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from ensembles.budget import Limit
-from ensembles.builder import METHODS, Ensemble, build_all, choose_method, explain_refusal
+from ensembles.builder import METHODS, Ensemble, build, build_all, choose_method, explain_refusal
 from ensembles.decision import choose_decision
 from ensembles.errors import EnsembleError
+from ensembles.latency import Cost
 from ensembles.methods import Method
 from ensembles.metrics import find_metric
 from ensembles.overtuning import Overtuning
 from ensembles.pareto import Front, find_front
 from ensembles.pool import Pool
-from ensembles.report import Report, evaluate_all
+from ensembles.report import Report, average_folds, deploy, evaluate_all
 from ensembles.soup import is_soup
-from search.candidates import Candidate, candidate_pool, list_candidates, list_trainings
+from search.basis import Basis, find_basis
+from search.candidates import Candidate, candidate_pool, find_candidates, list_trainings
 from search.costs import read_costs
 from search.errors import NothingToDoError, StorageError
 from search.judging import measure_flattery
 from search.paths import StudyPaths, written_whole
+from search.predictions import has_predictions
 from search.seeding import derive_seed
 from search.selections import SCHEMA, Selection, read_selections
 from search.soup_records import explain_missing_soup, read_soups
@@ -59,6 +65,11 @@ class EnsembleResult:
     """By method: what would have to be exported."""
     front: Front | None = None
     """What accuracy costs; None if nobody asked."""
+
+    @property
+    def n_folds(self) -> int | None:
+        """Of the networks behind each member; None where a member is one network."""
+        return self.report.n_folds
 
     @property
     def worth_exporting(self) -> Method:
@@ -92,7 +103,8 @@ def build_ensemble(
     """Build all ensembles on the ens role, choose one, then report on the test role.
 
     Args:
-        study: A study with finished trials.
+        study: A study with finished trials; its settings say whether seeds and folds that were
+            trained before are used. Seeds are a row of their own, and never chosen by a rule.
         method: What to choose; `auto` follows a rule that looks at the ens role alone.
         max_members: Members at the most; default: as the study was told.
         max_latency: Milliseconds that all members together may take for one image.
@@ -110,40 +122,36 @@ def build_ensemble(
     extras = extras or Extras()
     for name in extras.metrics:
         find_metric(name)  # before the test role is opened
-    paths, record = study.paths, study.record
-    candidates = list_candidates(study)
-    ens = candidate_pool(study, candidates, "ens")
-    seed = derive_seed(record.config.seed, "ensemble")
-    choice: Method = choose_method(ens) if method == "auto" else method
-    limits = _limits(study, candidates, max_latency=max_latency, max_size=max_size)
-    refused = _explain_refusals(study, ens, limits)
+    paths, metric = study.paths, study.record.config.metric
+    basis = find_basis(study)
+    choice: Method = choose_method(basis.pool) if method == "auto" else method
+    maxima = {"a latency in ms": max_latency, "a size in MB": max_size}
+    ensembles, refused = _build_every(study, basis, max_members, maxima)
     if choice in refused:
         raise EnsembleError(refused[choice])
-    ensembles = build_all(
-        ens,
-        max_members=max_members or record.config.max_members,
-        limits=limits,
-        seed=seed,
-    )
+    used = {name for ensemble in ensembles.values() for name in ensemble.names}
     report = evaluate_all(
         ensembles,
         choice=choice,
-        fit_pool=ens,
-        test_pool=candidate_pool(study, _members_of(ensembles, candidates), "test"),
+        fit_pool=_fitting_pool(study, basis),
+        # The test role is opened for what these ensembles need, and for no other network.
+        test_pool=candidate_pool(study, basis.networks_of(used), "test"),
         refused=_without_idle_refusals(study, refused),
         n_test_openings=_count_opening(paths),
-        overtuning=_measure_overtuning(study, candidates, ens),
-        metric=record.config.metric,
-        decision=choose_decision(record.config.metric, np.bincount(ens.labels)),
+        overtuning=_measure_overtuning(study),
+        metric=metric,
+        decision=choose_decision(metric, np.bincount(basis.pool.labels)),
         requested=extras.metrics,
+        folds=basis.folds,
     )
     result = EnsembleResult(
         report=report,
         selections={
-            name: Selection(names=ensemble.names, combination=ensemble.combination)
+            name: Selection(names=deployed.names, combination=deployed.combination)
             for name, ensemble in ensembles.items()
+            for deployed in [deploy(ensemble, basis.folds)]
         },
-        front=_find_front(study, candidates, ens, choice, max_members) if extras.front else None,
+        front=_find_front(study, basis, ensembles[choice], max_members) if extras.front else None,
     )
     with written_whole(paths.ensemble) as temporary:
         temporary.write_text(json.dumps(result.to_json()), encoding="utf-8")
@@ -179,14 +187,47 @@ def read_ensemble(paths: StudyPaths) -> EnsembleResult:
         ) from error
 
 
-def _explain_refusals(study: Study, ens: Pool, limits: Sequence[Limit]) -> dict[Method, str]:
-    """Say why methods cannot be used; of a soup that is not there, how one is made."""
-    reasons = {name: explain_refusal(ens, name, limits) for name in METHODS}
+def _build_every(
+    study: Study,
+    basis: Basis,
+    max_members: int | None,
+    maxima: Mapping[str, float | None],
+) -> tuple[dict[Method, Ensemble], dict[Method, str]]:
+    """Fit every method that there is enough for; say of the others what is missing."""
+    config = study.record.config
+    limits = _limits(study, basis.networks.values(), maxima)
+    refused = _explain_refusals(study, basis, limits)
+    ensembles = build_all(
+        basis.pool,
+        max_members=max_members or config.max_members,
+        limits=limits,
+        seed=derive_seed(config.seed, "ensemble"),
+    )
+    if basis.seeds:
+        try:
+            ensembles["seeds"] = build(
+                candidate_pool(study, basis.seeds, "ens"),
+                method="seeds",
+                max_members=len(basis.seeds),
+                limits=_limits(study, [(each,) for each in basis.seeds], maxima),
+            )
+        except EnsembleError as error:  # some trials are cheaper
+            refused["seeds"] = f"seeds: {error}"
+    return ensembles, refused
+
+
+def _explain_refusals(study: Study, basis: Basis, limits: Sequence[Limit]) -> dict[Method, str]:
+    """Say why methods cannot be used; of what is not there, how it is made."""
+    reasons = {name: explain_refusal(basis.pool, name, limits) for name in METHODS}
     refused = {name: reason for name, reason in reasons.items() if reason}
-    if "soup" in refused and not any(map(is_soup, ens.names)):
+    if "soup" in refused and not any(map(is_soup, basis.pool.names)):
         trials = _trials_with_snapshots(study)
         soups = [soup for soup in read_soups(study.paths) if soup.trial in trials]
         refused["soup"] = explain_missing_soup(soups, has_snapshots=bool(trials))
+        if basis.n_folds is not None:
+            refused["soup"] = "soups average the weights of a trial, not those of its folds."
+    if basis.no_seeds:
+        refused["seeds"] = basis.no_seeds
     return refused
 
 
@@ -200,65 +241,87 @@ def _trials_with_snapshots(study: Study) -> set[int]:
     return {networks[0].trial for networks in list_trainings(study) if len(networks) > 1}
 
 
+def _fitting_pool(study: Study, basis: Basis) -> Pool:
+    """Return the predictions that the ensembles were fitted on, those of the seeds too."""
+    others = [each for each in basis.seeds if each.name not in basis.networks]
+    if not others:
+        return basis.pool
+    candidates = [behind[0] for behind in basis.networks.values()]
+    return candidate_pool(study, [*candidates, *others], "ens")
+
+
 def _limits(
     study: Study,
-    candidates: list[Candidate],
-    *,
-    max_latency: float | None,
-    max_size: float | None,
+    networks: Collection[tuple[Candidate, ...]],
+    maxima: Mapping[str, float | None],
 ) -> list[Limit]:
-    """Return what the members together may cost; nothing is measured where nothing is limited."""
-    if max_latency is None and max_size is None:
+    """Return what the members together may cost; nothing is measured where nothing is limited.
+
+    Args:
+        study: The study.
+        networks: Behind each model that may be a member.
+        maxima: Of the latency and of the size.
+    """
+    if all(maximum is None for maximum in maxima.values()):
         return []
-    costs = read_costs(study, candidates).values()
-    times = tuple(cost.milliseconds_1 for cost in costs)
-    sizes = tuple(cost.n_bytes / 1e6 for cost in costs)
-    wanted = {"a latency in ms": (times, max_latency), "a size in MB": (sizes, max_size)}
+    costs = read_costs(study, [each for behind in networks for each in behind])
     return [
-        Limit(name=name, costs=each, maximum=maximum)
-        for name, (each, maximum) in wanted.items()
+        Limit(
+            name=name,
+            costs=_sum_costs(networks, costs, _COSTS[name]),
+            maximum=maximum,
+        )
+        for name, maximum in maxima.items()
         if maximum is not None
     ]
 
 
-def _find_front(
-    study: Study,
-    candidates: list[Candidate],
-    ens: Pool,
-    method: Method,
-    max_members: int | None,
-) -> Front:
-    """Find out what accuracy costs, in milliseconds for one image on this machine's CPU."""
-    costs = read_costs(study, candidates).values()
+def _sum_costs(
+    networks: Collection[tuple[Candidate, ...]],
+    costs: Mapping[str, Cost],
+    measure: Callable[[Cost], float],
+) -> tuple[float, ...]:
+    """Return what the networks behind each model cost together."""
+    return tuple(sum(measure(costs[each.name]) for each in behind) for behind in networks)
+
+
+def _find_front(study: Study, basis: Basis, choice: Ensemble, max_members: int | None) -> Front:
+    """Find out what accuracy costs, in milliseconds for one image on this machine's CPU.
+
+    Seeds have no front of their own: it is that of the method that the rule chooses.
+    """
+    behind = basis.networks.values()
+    networks = [each for several in behind for each in several]
+    costs = read_costs(study, networks)
     return find_front(
-        ens,
+        basis.pool,
         {
-            "milliseconds": [cost.milliseconds_1 for cost in costs],
-            "bytes": [float(cost.n_bytes) for cost in costs],
+            "milliseconds": _sum_costs(behind, costs, lambda cost: cost.milliseconds_1),
+            "bytes": _sum_costs(behind, costs, lambda cost: cost.n_bytes),
         },
-        test_pool=candidate_pool(study, candidates, "test"),
-        method=method,
+        test_pool=average_folds(choice, basis.folds, candidate_pool(study, networks, "test")),
+        method="auto" if choice.method == "seeds" else choice.method,
         max_members=max_members or study.record.config.max_members,
         seed=derive_seed(study.record.config.seed, "ensemble"),
     )
 
 
-def _measure_overtuning(study: Study, candidates: list[Candidate], ens: Pool) -> Overtuning | None:
+_COSTS: Mapping[str, Callable[[Cost], float]] = {
+    "a latency in ms": lambda cost: cost.milliseconds_1,
+    "a size in MB": lambda cost: cost.n_bytes / 1e6,
+}
+
+
+def _measure_overtuning(study: Study) -> Overtuning | None:
     """Measure how much the stop role flatters the trial that leads on it."""
-    leader = str(study.leaders()[0].number) if study.leaders() else ""
-    best = [each for each in candidates if each.name == leader]
-    if not best:
+    leaders = study.leaders()
+    if not leaders or not has_predictions(study.paths.trial(leaders[0].number)):
         return None
-    stop, same = candidate_pool(study, best, "stop"), ens.select_names([leader])
+    leader = find_candidates(study, [str(leaders[0].number)])
+    stop, ens = (candidate_pool(study, leader, role) for role in ("stop", "ens"))
     return measure_flattery(
-        stop=(stop.log_probabilities[0], stop.labels), ens=(same.log_probabilities[0], ens.labels)
+        stop=(stop.log_probabilities[0], stop.labels), ens=(ens.log_probabilities[0], ens.labels)
     )
-
-
-def _members_of(ensembles: dict[Method, Ensemble], candidates: list[Candidate]) -> list[Candidate]:
-    """Return the candidates that any ensemble needs; the test role is opened for no other."""
-    names = {name for ensemble in ensembles.values() for name in ensemble.names}
-    return [each for each in candidates if each.name in names]
 
 
 def _count_opening(paths: StudyPaths) -> int:

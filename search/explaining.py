@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ensembles.comparison import Interval
+from ensembles.comparison import Comparison, Interval
 from ensembles.diagnostics import Explanation
 from ensembles.latency import Cost
 from ensembles.pareto import Front
@@ -30,7 +30,7 @@ def table_cells(report: Report) -> Cells:
     figures = ("accuracy", "95 % interval", "log-loss", "ECE", "members", "cost")
     return Cells(
         headings=("on the test role", *figures),
-        rows=tuple(_table_row(row) for row in report.rows),
+        rows=tuple(_table_row(row, report.n_folds) for row in report.rows),
     )
 
 
@@ -58,7 +58,7 @@ def asked_cells(report: Report) -> Cells | None:
     )
 
 
-def _table_row(row: Row) -> tuple[str, ...]:
+def _table_row(row: Row, n_folds: int | None) -> tuple[str, ...]:
     figures = row.test
     return (
         row.method,
@@ -66,13 +66,37 @@ def _table_row(row: Row) -> tuple[str, ...]:
         _interval(figures.accuracy_interval),
         f"{figures.log_loss:.4f}" if row.is_calibrated else "-",
         f"{100 * figures.expected_calibration_error:.1f} %" if row.is_calibrated else "-",
-        str(row.n_members),
+        f"{row.n_members} x {n_folds}" if n_folds else str(row.n_members),
         f"{row.cost:.1f} x",
     )
 
 
 def _value(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def choice_line(report: Report) -> str:
+    """Say what the choice was made on."""
+    if report.n_folds is None:
+        return "the choice, made on the ens role"
+    n_images = report.chosen_row.fitted_on.n_images
+    return (
+        f"the choice, made on {n_images:,} images of train, stop and ens, each predicted by a "
+        f"network that did not learn from it; every member, the single model too, is the mean of "
+        f"{report.n_folds} such networks"
+    )
+
+
+def seeds_line(report: Report, against: Comparison) -> str:
+    """Say whether the choice is better than its rival of one recipe."""
+    seeds = next(row for row in report.rows if row.method == "seeds")
+    interval = against.log_loss_interval
+    return (
+        f"Against {seeds.n_members} trainings of the best recipe, averaged (seeds, "
+        f"{seeds.cost:.1f} x), {report.choice} is {against.verdict}: {against.in_points()}; "
+        f"log-loss {against.log_loss_difference:+.3f} nats, 95 % interval "
+        f"{interval.low:+.3f} to {interval.high:+.3f}."
+    )
 
 
 def member_cells(explanation: Explanation, costs: Mapping[str, Cost] | None = None) -> Cells:

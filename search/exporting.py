@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ensembles.builder import Ensemble
+from ensembles.cascade import Cascade
 from ensembles.cascade_fitting import MIN_IMAGES, can_cascade, fit_cascade
 from ensembles.conformal import fit_conformal, fit_rejection
 from ensembles.cross_fitting import cross_fitted_predictions
@@ -17,7 +18,8 @@ from ensembles.members import Member
 from ensembles.methods import Method
 from ensembles.pool import Pool
 from ensembles.report import Report
-from search.candidates import candidate_pool, find_candidates
+from search.basis import fitted_pool
+from search.candidates import find_candidates
 from search.costs import read_costs
 from search.ensembling import read_ensemble
 from search.predictions import read_weights
@@ -80,8 +82,7 @@ def export_study(
     selection = result.selections[chosen]
     candidates = find_candidates(study, selection.names)
     costs = read_costs(study, candidates)
-    pool = candidate_pool(study, candidates, "ens")
-    ensemble = _ensemble_of(selection, pool)
+    pool = fitted_pool(study, candidates, result.n_folds)
     contents = BundleContents(
         members=[
             Member(
@@ -98,13 +99,13 @@ def export_study(
         provenance=_provenance(study),
         report=summarize_report(result.report, exported=chosen),
         decision=_decision(selection, result.report),
-        cascade=fit_cascade(ensemble, pool) if can_cascade(ensemble) else None,
+        cascade=None if result.n_folds else _cascade(selection, pool),
         prefers_cascade=promises.cascade,
     )
     if contents.prefers_cascade and contents.cascade is None:
         raise EnsembleError(
-            f"--cascade: {chosen} has none here; it takes 2 members that are no voters, and "
-            f"{MIN_IMAGES:,} images in the ens role."
+            f"--cascade: {chosen} has none here; it takes 2 members that are no voters and no "
+            f"means of folds, and {MIN_IMAGES:,} images in the ens role."
         )
     contents = _with_promises(contents, study, pool, chosen, promises)
     return write_bundle(folder, contents, overwrite=overwrite)
@@ -115,14 +116,20 @@ def _decision(selection: Selection, report: Report) -> Decision:
     return MOST_PROBABLE if selection.combination.space == "vote" else report.decision
 
 
-def _ensemble_of(selection: Selection, pool: Pool) -> Ensemble:
-    return Ensemble(
+def _cascade(selection: Selection, pool: Pool) -> Cascade | None:
+    """Fit a cascade, where there is enough to fit it on.
+
+    Not of members of folds: what the networks of one of them predict together for an image, nobody
+    knows but for the one that did not see it.
+    """
+    ensemble = Ensemble(
         method=selection.combination.method,
         members=tuple(range(pool.n_models)),
         names=pool.names,
         combination=selection.combination,
         n_images=pool.n_images,
     )
+    return fit_cascade(ensemble, pool) if can_cascade(ensemble) else None
 
 
 def _with_promises(
@@ -130,8 +137,9 @@ def _with_promises(
 ) -> BundleContents:
     """Fit sets and the threshold of answers on predictions that the fit did not see.
 
-    The weights of the members are fitted anew without each fifth of the ens role; the members
-    themselves were chosen on all of it, five of some dozens, which moves little.
+    The weights of the members are fitted anew without each fifth of the images; the members
+    themselves were chosen on all of them, five of some dozens, which moves little. Of a member of
+    folds it is the network that did not see an image that counts, and all together are no worse.
     """
     if contents.combination.space == "vote":
         if promises.alpha is not None or promises.target_accuracy is not None:

@@ -20,7 +20,14 @@ _PROBE_IMAGES = 500
 _PROBE_REPEATS = 3
 
 
-def plan_steps(recipe: Recipe, place: Workplace, seconds: float | None, *, seed: int) -> int:
+def plan_steps(
+    recipe: Recipe,
+    place: Workplace,
+    seconds: float | None,
+    *,
+    epochs: float | None = None,
+    seed: int,
+) -> int:
     """Return the steps of the whole schedule, which always anneals to its end.
 
     Where seconds set the length, a few steps and predictions of the very network are timed first,
@@ -30,13 +37,18 @@ def plan_steps(recipe: Recipe, place: Workplace, seconds: float | None, *, seed:
         recipe: What the trial chose.
         place: Images and device.
         seconds: What the trial may take; only counts where the study states no epochs.
+        epochs: Passes through the images, where the training was told; nothing is timed then.
         seed: Of the steps that are timed and thrown away.
 
     Returns:
         Whole epochs where at least three fit; never fewer steps than rounds.
     """
     plan = place.record.plan
-    per_epoch = n_steps_per_epoch(len(place.images.rows), recipe.optimizer.batch_size)
+    n_images = len(place.images.rows)
+    if epochs is not None:
+        batch_size = min(recipe.optimizer.batch_size, n_images)
+        return max(round(epochs * n_images / batch_size), plan.n_rounds)
+    per_epoch = n_steps_per_epoch(n_images, recipe.optimizer.batch_size)
     if plan.n_epochs is not None or seconds is None:
         return per_epoch * (plan.n_epochs or 1)
     began = time.perf_counter()

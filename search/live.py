@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ensembles.metrics import METRICS
+from search.assignments import order_name
+from search.candidate_names import candidate_title
 from search.curve_points import CurvePoint
 from search.durations import format_duration
 from search.supervisor import Snapshot
@@ -26,6 +28,8 @@ class LiveView:
 
     console: Console
     _live: Live | None = field(default=None, init=False)
+    _study: str = field(default="", init=False)
+    """Which study is shown: that of the search, or one nested in it."""
     _told: set[int] = field(default_factory=set, init=False)
     _done_before: int | None = field(default=None, init=False)
     _n_done: int = field(default=0, init=False)
@@ -71,12 +75,15 @@ class LiveView:
         """Draw one moment of the run."""
         self._n_trials = snapshot.n_trials
         finished = [trial for trial in snapshot.trials if trial.state.is_finished()]
+        if self._study != snapshot.record.config.study_name:
+            self._study, self._done_before = snapshot.record.config.study_name, None
         if self._done_before is None:
             self._told = {trial.number for trial in finished}
             self._done_before = sum(trial.state in FINISHED for trial in finished)
             self._n_done = self._done_before
         if self._live:
-            self._live.update(_table(snapshot, self._done_before, self._ensemble))
+            ensemble = None if snapshot.record.ordered else self._ensemble
+            self._live.update(_table(snapshot, self._done_before, ensemble))
             return
         for trial in finished:
             if trial.number not in self._told:
@@ -88,7 +95,8 @@ class LiveView:
 
 def _line(trial: FrozenTrial, n_done: int, snapshot: Snapshot) -> str:
     row = trial_row(trial)
-    words = [f"[{n_done}/{snapshot.n_trials}] trial {row.number}: {row.state}"]
+    title = candidate_title(order_name(trial) or str(row.number))
+    words = [f"[{n_done}/{snapshot.n_trials}] {title}: {row.state}"]
     if row.log_loss is not None and row.accuracy is not None:
         words.append(f"log-loss {row.log_loss:.4f}, accuracy {100 * row.accuracy:.2f} %")
     if row.seconds is not None:
@@ -107,6 +115,7 @@ def _table(snapshot: Snapshot, done_before: int, ensemble: CurvePoint | None) ->
 
 def _headline(snapshot: Snapshot, done_before: int) -> RenderableType:
     counts = count_trials(snapshot.trials)
+    ordered = snapshot.record.ordered
     left = seconds_left(snapshot.trials, snapshot.n_trials, snapshot.seconds, done_before)
     times = [left, snapshot.seconds_left] if snapshot.seconds_left is not None else [left]
     known = [seconds for seconds in times if seconds is not None]
@@ -115,12 +124,12 @@ def _headline(snapshot: Snapshot, done_before: int) -> RenderableType:
     grid.add_row(
         Text(snapshot.record.config.study_name, style="bold"),
         ProgressBar(total=snapshot.n_trials, completed=counts.finished, width=30),
-        f"{counts.finished}/{snapshot.n_trials} trials",
+        f"{counts.finished}/{snapshot.n_trials} {'trainings' if ordered else 'trials'}",
         f"{counts.pruned} pruned" + (f", {counts.failed} failed" if counts.failed else ""),
         format_duration(snapshot.seconds),
         f"about {format_duration(min(known))} left" if known else "",
     )
-    if not best:
+    if ordered or not best:
         return grid
     row = trial_row(best[0])
     scores = f"log-loss {row.log_loss or 0:.4f}, accuracy {100 * (row.accuracy or 0):.2f} %"
@@ -140,7 +149,7 @@ def _trials_table(snapshot: Snapshot) -> Table:
         row = trial_row(trial)
         reported = trial.intermediate_values
         table.add_row(
-            str(row.number),
+            order_name(trial) or str(row.number),
             Text(row.state, style=_STYLES.get(row.state, "")),
             f"{row.rounds}/{snapshot.record.plan.n_rounds}",
             _number(row.log_loss, ".4f")

@@ -50,7 +50,7 @@ def run_trials(
     while not stopping():
         if deadline and deadline.too_late(study.get_trials(deepcopy=False), plan):
             break
-        trial = ask(study, paths, n_trials, process=os.getpid())
+        trial = ask(study, paths, n_trials, process=os.getpid(), only_waiting=record.ordered)
         if trial is None:
             break
         seconds = plan.seconds

@@ -11,6 +11,7 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
+from search.assignments import Assignment, assignment_of
 from search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from search.exhibits import exhibit_trial
 from search.judging import is_better, score
@@ -18,7 +19,6 @@ from search.length import plan_steps
 from search.paths import TrialPaths
 from search.predictions import write_history, write_network
 from search.schedule import Deadline
-from search.seeding import derive_seed
 from search.snapshots import RAW, Weights, copy_weights, differing, snapshot_rounds
 from search.training import (
     Diverged,
@@ -73,6 +73,15 @@ class _Progress:
     """Why the trial ended before its last round; empty if it did not."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a trial shall train."""
+
+    recipe: Recipe
+    assignment: Assignment
+    time_given: TrialTime
+
+
 class _OutOfTimeError(Exception):
     """The trial has used up its time."""
 
@@ -94,9 +103,14 @@ def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> O
     recipe = suggest_recipe(trial, place.record.space, place.record.task)
     trial.set_user_attr("recipe", recipe.to_json())
     trial.set_user_attr("slot", place.slot)
+    assignment = assignment_of(
+        trial.user_attrs, study_seed=place.record.config.seed, trial_number=trial.number
+    )
+    place = place.assigned(assignment)
+    job = _Job(recipe=recipe, assignment=assignment, time_given=time_given)
     progress = _Progress()
     try:
-        for finished in _rounds(trial, recipe, place, progress, time_given):
+        for finished in _rounds(trial, job, place, progress):
             if finished.number < place.record.plan.n_rounds and trial.should_prune():
                 progress.ending = f"pruned after round {finished.number}"
                 break
@@ -106,17 +120,13 @@ def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> O
         progress.ending = _OUT_OF_TIME
     except (torch.OutOfMemoryError, MemoryError) as error:
         progress.ending = f"out of memory: {(str(error) or 'host').splitlines()[0]}"
-    outcome = _keep(trial, recipe, place, progress)
+    outcome = _keep(trial, job, place, progress)
     trial.set_user_attr("seconds", round(time.monotonic() - progress.began, 2))
     return outcome
 
 
 def _rounds(
-    trial: optuna.Trial,
-    recipe: Recipe,
-    place: Workplace,
-    progress: _Progress,
-    time_given: TrialTime,
+    trial: optuna.Trial, job: _Job, place: Workplace, progress: _Progress
 ) -> Iterator[Round]:
     """Train, judge, report and save each round, from the checkpoint on if there is one."""
     paths = place.paths.trial(trial.number)
@@ -129,12 +139,18 @@ def _rounds(
     n_steps = (
         saved.n_steps
         if saved
-        else plan_steps(recipe, place, time_given.seconds, seed=trial.number)
+        else plan_steps(
+            job.recipe,
+            place,
+            job.time_given.seconds,
+            epochs=job.assignment.epochs,
+            seed=trial.number,
+        )
     )
     n_reported = len(trial.storage.get_trial(trial._trial_id).intermediate_values)
     saved_at = time.monotonic()
-    for finished in _train(trial, recipe, place, time_given, n_steps, saved):
-        _judge(finished, place, progress)
+    for finished in _train(job, place, n_steps, saved):
+        _judge(finished, job, place, progress)
         if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
             save_checkpoint(
                 paths,
@@ -154,43 +170,38 @@ def _rounds(
         yield finished
 
 
-def _train(
-    trial: optuna.Trial,
-    recipe: Recipe,
-    place: Workplace,
-    time_given: TrialTime,
-    n_steps: int,
-    saved: Checkpoint | None,
-) -> Iterator[Round]:
+def _train(job: _Job, place: Workplace, n_steps: int, saved: Checkpoint | None) -> Iterator[Round]:
     """Train to the end of the schedule, of the trial's time, or of the worker."""
     timeout = place.record.config.trial_timeout_seconds or np.inf
-    fitted = TOLERANCE * time_given.seconds if time_given.seconds else np.inf
-    ends_at = time.monotonic() + min(timeout, fitted)
-    deadline = time_given.deadline
+    seconds, deadline = job.time_given.seconds, job.time_given.deadline
+    ends_at = time.monotonic() + min(timeout, TOLERANCE * seconds if seconds else np.inf)
 
     def out_of_time() -> bool:
         return time.monotonic() > ends_at or (deadline is not None and deadline.left() == 0)
 
     try:
         yield from train(
-            recipe,
+            job.recipe,
             place.record.task,
             place.images,
             n_steps=n_steps,
             n_rounds=place.record.plan.n_rounds,
-            seed=derive_seed(place.record.config.seed, "trial", trial.number),
+            seed=job.assignment.seed,
             autocast_dtype=place.autocast_dtype,
             resume=saved.training if saved else None,
             interrupted=lambda: place.stopping() or out_of_time(),
         )
     except Interrupted:
-        if place.stopping():
+        if place.stopping() or place.record.ordered:  # what was ordered goes on another time
             raise
         raise _OutOfTimeError from None
 
 
-def _judge(finished: Round, place: Workplace, progress: _Progress) -> None:
-    """Score the network on the stop role, and remember it if it is the best so far."""
+def _judge(finished: Round, job: _Job, place: Workplace, progress: _Progress) -> None:
+    """Score the network, and remember it if it is the best so far, or the last that counts.
+
+    On a fold the score is only shown: it decides nothing.
+    """
     rows = place.round_rows
     predicted = place.predict(finished.network, rows, dtype=place.autocast_dtype)
     if not np.isfinite(predicted).all():
@@ -207,7 +218,8 @@ def _judge(finished: Round, place: Workplace, progress: _Progress) -> None:
     value = _value(progress.history[-1], place)
     best = progress.history[progress.best_round - 1] if progress.best_round else None
     metric, n_snapshots = place.record.config.metric, place.record.config.snapshots
-    if best is None or is_better(metric, value, than=_value(best, place)):
+    is_judged = job.assignment.is_judged
+    if best is None or not is_judged or is_better(metric, value, than=_value(best, place)):
         progress.best_round = len(progress.history)
         progress.best_weights = copy_weights(finished.network)
         if n_snapshots and finished.unaveraged is not None:
@@ -220,21 +232,22 @@ def _value(scores: dict[str, float], place: Workplace) -> float:
     return scores[place.record.config.metric]
 
 
-def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: _Progress) -> Outcome:
+def _keep(trial: optuna.Trial, job: _Job, place: Workplace, progress: _Progress) -> Outcome:
     """Write what the best round predicts, and what the dashboard sorts by."""
     if progress.ending:
         trial.set_user_attr("ending", progress.ending)
     if not progress.best_round:
         return Outcome(state=TrialState.PRUNED, value=None)
     paths = place.paths.trial(trial.number)
-    network = place.load_network(recipe, progress.best_weights)
+    network = place.load_network(job.recipe, progress.best_weights)
     began = time.perf_counter()
     kept = place.predict_roles(network)
     per_image = (time.perf_counter() - began) / sum(len(rows) for rows in place.rows.values())
     write_network(paths, progress.best_weights, kept)
     write_history(paths, progress.history)
-    _keep_snapshots(paths, recipe, place, progress)
-    best = score(kept["stop"], place.labels(place.rows["stop"]))
+    _keep_snapshots(paths, job.recipe, place, progress)
+    scored = job.assignment.scored_role
+    best = score(kept[scored], place.labels(place.rows[scored]))
     attributes = {
         "accuracy": round(best["accuracy"], 6),
         "log_loss": round(best["log_loss"], 6),
@@ -247,13 +260,14 @@ def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: _Prog
         trial.set_user_attr(name, value)
     if progress.ending:
         return Outcome(state=TrialState.PRUNED, value=None)
-    exhibit_trial(
-        trial,
-        place.paths,
-        stop_labels=place.images.labels[place.rows["stop"]].cpu().numpy(),
-        class_names=place.record.class_names,
-        best_round=progress.best_round,
-    )
+    if not place.record.ordered:  # nobody looks at them there
+        exhibit_trial(
+            trial,
+            place.paths,
+            stop_labels=place.labels(place.rows["stop"]),
+            class_names=place.record.class_names,
+            best_round=progress.best_round,
+        )
     return Outcome(state=TrialState.COMPLETE, value=_value(best, place))
 
 

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_STUDIES = Path("studies")
+SEEDS = "seeds"
+"""The kind of the nested study that trains the best recipe with other seeds."""
+
+
+def folds_kind(n_folds: int) -> str:
+    """Return the kind of the nested study that trains on folds."""
+    return f"folds-{n_folds}"
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,15 @@ class StudyPaths:
     def soup(self, name: str) -> TrialPaths:
         """Return weights and predictions of one average of weights."""
         return TrialPaths(self.folder / "soups" / name)
+
+    @property
+    def folds(self) -> Path:
+        """Which image lies in which fold, where trainings are ordered by folds."""
+        return self.folder / "folds.npy"
+
+    def nested(self, kind: str) -> "StudyPaths":
+        """Return the files of the trainings that were ordered after the search."""
+        return StudyPaths(self.folder / kind)
 
     def trial(self, trial_number: int) -> TrialPaths:
         """Return the files of one trial."""

@@ -1,7 +1,7 @@
 """What each trial leaves behind: predictions, weights, and the scores of every round."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -56,9 +56,9 @@ def gather_predictions(
     return np.stack(arrays)
 
 
-def has_predictions(paths: TrialPaths) -> bool:
+def has_predictions(paths: TrialPaths, roles: Collection[str] = ("stop", "ens", "test")) -> bool:
     """Tell whether a trial left predictions for every role."""
-    return all(paths.predictions(role).is_file() for role in ("stop", "ens", "test"))
+    return all(paths.predictions(role).is_file() for role in roles)
 
 
 def write_weights(paths: TrialPaths, weights: Mapping[str, Tensor]) -> None:

@@ -22,10 +22,12 @@ from search.explaining import (
     asked_cells,
     calibration_line,
     cascade_line,
+    choice_line,
     diversity_line,
     front_cells,
     member_cells,
     reliability_cells,
+    seeds_line,
     table_cells,
 )
 
@@ -101,7 +103,7 @@ def ensemble_note(
     """Return table and verdict as Markdown."""
     times = "once" if report.n_test_openings == 1 else f"{report.n_test_openings} times"
     made = (
-        f"Bold: the choice, made on the ens role; the test role has been opened {times} so far. "
+        f"Bold: {choice_line(report)}; the test role has been opened {times} so far. "
         f"The best single model is {candidate_title(report.single)}."
     )
     advice = f"`python -m search export {study_name} --out model` ({worth_exporting})"
@@ -110,6 +112,7 @@ def ensemble_note(
         "",
         f"**{_escaped(report.sentence)}**",
         "",
+        *_against_seeds(report),
         *_markdown_table(table_cells(report), bold=report.choice),
         "",
         *_asked_table(report),
@@ -145,6 +148,11 @@ def explanation_note(report: Report, front: Front | None = None) -> list[str]:
     if front:
         lines += ["", *_markdown_table(front_cells(front))]
     return lines
+
+
+def _against_seeds(report: Report) -> list[str]:
+    against = report.against_seeds
+    return [_escaped(seeds_line(report, against)), ""] if against else []
 
 
 def _reliability(report: Report) -> go.Figure:

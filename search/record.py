@@ -42,6 +42,8 @@ class StudyRecord(BaseModel):
     """Files that could not be read."""
     dropped: int
     """Duplicates of images that the user's split put elsewhere too."""
+    ordered: bool = False
+    """Whether all trials are ordered beforehand, so that none is sampled."""
 
     def attributes(self) -> dict[str, object]:
         """Return the study's user attributes: this record, and what people look for in it."""

@@ -15,10 +15,12 @@ from search.explaining import (
     asked_cells,
     calibration_line,
     cascade_line,
+    choice_line,
     diversity_line,
     front_cells,
     member_cells,
     reliability_cells,
+    seeds_line,
     table_cells,
 )
 from search.soup_records import Soup
@@ -38,11 +40,13 @@ def print_ensemble(console: Console, result: EnsembleResult) -> None:
     times = "once" if report.n_test_openings == 1 else f"{report.n_test_openings} times"
     _say(
         console,
-        f"> the choice, made on the ens role; the test role has been opened {times} so far",
+        f"> {choice_line(report)}; the test role has been opened {times} so far",
         style="dim",
     )
     console.print()
     _say(console, report.sentence)
+    if report.against_seeds:
+        _say(console, seeds_line(report, report.against_seeds))
     console.print()
     print_explanation(console, report, front=result.front)
 

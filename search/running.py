@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,7 +15,9 @@ from search.devices import count_gpus, plan_slots
 from search.ensemble_curve import EnsembleCurve
 from search.ensembling import EnsembleResult, build_ensemble, read_ensemble
 from search.errors import ConfigError, SearchError
-from search.logs import log_to_file
+from search.extra_trainings import Effort, Trained
+from search.logs import logged_to_file
+from search.orders import train_what_is_asked
 from search.paths import DEFAULT_STUDIES, StudyPaths
 from search.preparation import (
     OnProgress,
@@ -25,7 +27,7 @@ from search.preparation import (
     write_config,
 )
 from search.record import read_record
-from search.schedule import search_deadline
+from search.schedule import search_deadline, training_end
 from search.storage import open_study
 from search.study import Study
 from search.supervisor import SearchEnd, Snapshot, Supervisor
@@ -53,6 +55,8 @@ class RunResult:
 
     study: Study
     end: SearchEnd
+    extras: tuple[Trained, ...]
+    """What was trained again after the search."""
     ensemble: EnsembleResult | None
     """None when the run was interrupted or no trial left predictions."""
     seconds: float
@@ -84,11 +88,20 @@ def run_study(
     started = time.time()
     observer = observer or Observer()
     paths = StudyPaths(studies / config.study_name)
-    with _alone(paths), _logged(paths):
+    with _alone(paths), logged_to_file(paths.log):
         study = _made_or_continued(paths, config, studies, observer)
         end = _search(study, started, observer)
-        ensemble = None if end.interrupted else _newest_ensemble(study, config)
-    return RunResult(study=study, end=end, ensemble=ensemble, seconds=time.time() - started)
+        extras = [] if end.interrupted else _train_extras(study, started, observer)
+        if any(each.end.interrupted for each in extras):
+            end = replace(end, interrupted=True)
+        ensemble = None if end.interrupted else _newest_ensemble(study, config, extras)
+    return RunResult(
+        study=study,
+        end=end,
+        extras=tuple(extras),
+        ensemble=ensemble,
+        seconds=time.time() - started,
+    )
 
 
 @contextmanager
@@ -125,16 +138,6 @@ def _remove_traces(paths: StudyPaths) -> None:
         paths.folder.rmdir()
 
 
-@contextmanager
-def _logged(paths: StudyPaths) -> Iterator[None]:
-    handler = log_to_file(paths.log)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-
-
 def _made_or_continued(
     paths: StudyPaths, config: StudyConfig, studies: Path, observer: Observer
 ) -> Study:
@@ -152,7 +155,18 @@ def _made_or_continued(
     return Study(paths=paths, record=record)
 
 
-def _newest_ensemble(study: Study, config: StudyConfig) -> EnsembleResult | None:
+def _train_extras(study: Study, started: float, observer: Observer) -> list[Trained]:
+    effort = Effort(
+        ends_at=training_end(study.record.config, started=started),
+        on_change=observer.on_change,
+        stop_requested=observer.stop_requested,
+    )
+    return train_what_is_asked(study, effort)
+
+
+def _newest_ensemble(
+    study: Study, config: StudyConfig, extras: Sequence[Trained]
+) -> EnsembleResult | None:
     """Build the ensemble, unless the one that is there knows all trials.
 
     Another look at the test role is not taken, nor counted, where it could show nothing new.
@@ -164,9 +178,17 @@ def _newest_ensemble(study: Study, config: StudyConfig) -> EnsembleResult | None
     ]
     if not ends:
         return None
+    ends += [
+        trial.datetime_complete.timestamp()
+        for each in extras
+        for trial in each.trials.values()
+        if trial.datetime_complete
+    ]
     built = study.paths.ensemble.stat().st_mtime if study.paths.ensemble.is_file() else 0.0
     if built > max(ends) and "max_members" not in config.model_fields_set:
-        return read_ensemble(study.paths)
+        newest = read_ensemble(study.paths)
+        if study.record.config.folds in (None, newest.n_folds):
+            return newest
     return build_ensemble(study)
 
 

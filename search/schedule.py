@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.assignments import EXPECTED_SECONDS
 from search.config import StudyConfig
 
 # Images that one trial sees at least, in epochs of the usual size: 24 epochs of 1,258 or of 10,000
@@ -19,6 +20,10 @@ ROUNDS_BY_TIME = 10
 # Part of a --budget that is left for the ensemble, the report and the way there.
 RESERVED_SHARE = 0.05
 RESERVED_SECONDS = (8.0, 60.0)
+# Of the rest, part that extra trainings leave to the search at least.
+MIN_SEARCH_SHARE = 0.5
+FOLDED_PER_MEMBER = 2
+"""Trials that are trained on folds, for each member that an ensemble may have."""
 MIN_TRIAL_SECONDS = 1.0
 
 
@@ -51,8 +56,12 @@ class Deadline:
         """Tell whether a trial that began now could not end.
 
         A trial whose length is fitted to its time needs a third of the usual; one of stated epochs
-        needs what the complete ones took, in the median.
+        needs what the complete ones took, in the median; one that was ordered, what is expected.
         """
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        if waiting and EXPECTED_SECONDS in waiting[0].user_attrs:
+            expected = float(waiting[0].user_attrs[EXPECTED_SECONDS])
+            return self.left() < max(MIN_TRIAL_SECONDS, expected)
         if plan.seconds is not None:
             return self.left() < max(MIN_TRIAL_SECONDS, plan.seconds / 3)
         taken = [
@@ -83,12 +92,28 @@ class Deadline:
 
 def search_deadline(config: StudyConfig, *, started: float, n_workers: int) -> Deadline | None:
     """Return the deadline of the search, which leaves time for the ensemble, or None."""
+    end = training_end(config, started=started)
+    if end is None:
+        return None
+    at = started + (end - started) * _search_share(config)
+    return Deadline(at=at, n_trials=config.trials, n_workers=n_workers)
+
+
+def training_end(config: StudyConfig, *, started: float) -> float | None:
+    """Return when all training must be over, that of seeds and folds too, or None."""
     budget = config.budget_seconds
     if budget is None:
         return None
     low, high = RESERVED_SECONDS
-    reserved = min(max(RESERVED_SHARE * budget, low), high, 0.5 * budget)
-    return Deadline(at=started + budget - reserved, n_trials=config.trials, n_workers=n_workers)
+    return started + budget - min(max(RESERVED_SHARE * budget, low), high, 0.5 * budget)
+
+
+def _search_share(config: StudyConfig) -> float:
+    """Return the part of the training time that the search gets: a training counts as a trial."""
+    n_extra = (config.seeds or 1) - 1
+    if config.folds is not None:
+        n_extra = config.folds * FOLDED_PER_MEMBER * config.max_members
+    return max(MIN_SEARCH_SHARE, config.trials / (config.trials + n_extra))
 
 
 def plan_trials(config: StudyConfig, *, n_train: int, n_workers: int) -> Plan:
@@ -99,7 +124,8 @@ def plan_trials(config: StudyConfig, *, n_train: int, n_workers: int) -> Plan:
     a pruner compares like with like.
     """
     if config.budget_seconds is not None and config.epochs is None:
-        seconds = config.budget_seconds * (1 - RESERVED_SHARE) * n_workers / config.trials
+        seconds = config.budget_seconds * (1 - RESERVED_SHARE) * _search_share(config)
+        seconds *= n_workers / config.trials
         return Plan(n_rounds=ROUNDS_BY_TIME, n_epochs=None, seconds=seconds)
     usual = min(MAX_EPOCHS, max(MIN_EPOCHS, round(IMAGES_PER_TRIAL / n_train)))
     epochs = config.epochs or usual

@@ -1,21 +1,32 @@
 """What a user sees of a run: progress on stderr, the report on stdout, an exit code."""
 
 import json as json_format
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from search.candidate_names import candidate_title
 from search.config import StudyConfig
 from search.data.store import open_store
 from search.durations import format_duration
+from search.ensembling import EnsembleResult
+from search.extra_trainings import Effort, Trained
 from search.interruption import Interruption, watched_signals
 from search.live import LiveView
+from search.logs import logged_to_file
+from search.orders import train_what_is_asked
 from search.record import StudyRecord
-from search.reporting import print_best, print_ensemble, print_next_commands
+from search.reporting import print_best, print_ensemble, print_next_commands, print_soups
 from search.running import Observer, RunResult, run_study
+from search.soup_records import Soup
+from search.study import Study
 from search.words import command, n_of
 
+FEW_IMAGES = 2000
+"""To learn, stop and choose on; with fewer, folds are suggested."""
 N_NAMED = 10
 """Files that are named on the screen."""
 
@@ -55,6 +66,51 @@ def run_and_report(given: StudyConfig, *, studies: Path, json: bool) -> int:
     return _exit_code(result, interruption)
 
 
+def ensemble_and_report(
+    study: Study, build: Callable[[Study], EnsembleResult], *, soup: bool, json: bool
+) -> int:
+    """Train what a study's settings ask for besides its trials, build its ensemble, and report.
+
+    Args:
+        study: A study with finished trials.
+        build: Builds the ensemble.
+        soup: Average the snapshots of each trial first.
+        json: Print one JSON document instead of the report.
+
+    Returns:
+        The exit code.
+    """
+    progress, report = Console(stderr=True), Console()
+    with logged_to_file(study.paths.log):
+        with watched_signals() as interruption, LiveView(console=progress) as view:
+            effort = Effort(on_change=view.show, stop_requested=interruption)
+            extras = train_what_is_asked(study, effort)
+        if any(each.end.interrupted for each in extras):
+            _say(progress, "interrupted; everything is kept, and the same command goes on")
+            return interruption.exit_code
+        soups = _make_soups(study, progress) if soup else []
+        result = build(study)
+    if json:
+        made = {"soups": [asdict(each) for each in soups]} if soup else {}
+        report.file.write(json_format.dumps({**result.to_json(), **made}) + "\n")
+    else:
+        if soups:
+            print_soups(report, soups)
+        print_ensemble(report, result)
+        report.print()
+        print_next_commands(report, study, study.paths.folder.parent)
+    for remark in _extra_remarks(extras):
+        _say(progress, remark, style="yellow")
+    return 5 if any(each.failures for each in extras) else 0
+
+
+def _make_soups(study: Study, progress: Console) -> list[Soup]:
+    from search.soups import make_soups  # noqa: PLC0415  # it imports torch
+
+    with progress.status("averaging the snapshots of each trial"):
+        return make_soups(study)
+
+
 def _print_report(console: Console, result: RunResult, studies: Path) -> None:
     counts = result.study.counts()
     console.print(
@@ -75,28 +131,52 @@ def _print_report(console: Console, result: RunResult, studies: Path) -> None:
 def _print_remarks(console: Console, result: RunResult, studies: Path) -> None:
     record = result.study.record
     resume = command(f"resume {result.study.name}", studies)
-    for remark in _data_remarks(record):
-        console.print(remark, style="yellow", highlight=False, soft_wrap=True)
+    for remark in [*_data_remarks(record), *_extra_remarks(result.extras)]:
+        _say(console, remark, style="yellow")
+    n_unsealed = record.role_sizes["train"] + record.role_sizes["stop"] + record.role_sizes["ens"]
+    if result.ensemble and record.config.folds is None and n_unsealed < FEW_IMAGES:
+        folds = command(f"ensemble {result.study.name} --folds 5", studies)
+        _say(
+            console,
+            f"{n_unsealed:,} images are few; an ensemble of networks that learn from more of "
+            f"them, and fitted on all of them: {folds}",
+        )
     if result.end.interrupted:
-        console.print(
+        _say(
+            console,
             f"interrupted; everything is kept, and running trials go on from their last "
             f"checkpoint: {resume}",
-            highlight=False,
-            soft_wrap=True,
         )
     elif result.end.out_of_time:
-        console.print(
+        _say(
+            console,
             f"the budget ended the search before all trials were finished; for the rest: {resume}",
-            highlight=False,
-            soft_wrap=True,
         )
     elif result.ensemble is None:
-        console.print(
+        _say(
+            console,
             f"no trial left predictions, so there is no ensemble; why stands in "
             f"{result.study.paths.log}",
-            highlight=False,
-            soft_wrap=True,
         )
+    elif any(each.n_missing for each in result.extras):
+        _say(console, f"for the trainings that the budget left no time for: {resume}")
+
+
+def _extra_remarks(extras: Sequence[Trained]) -> list[str]:
+    """Say which trainings after the search are missing."""
+    remarks = []
+    for each in extras:
+        remarks += [f"{candidate_title(name)}: {why}" for name, why in each.failures.items()]
+        n_orders = len(each.trials) + len(each.failures) + each.n_missing
+        if each.n_missing:
+            remarks.append(
+                f"{each.n_missing} of {n_orders} trainings after the search are missing"
+            )
+    return remarks
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(text, style=style, highlight=False, soft_wrap=True)
 
 
 def _data_remarks(record: StudyRecord) -> list[str]:
@@ -121,7 +201,8 @@ def _exit_code(result: RunResult, interruption: Interruption) -> int:
         return interruption.exit_code
     if result.ensemble is None:
         return 3
-    return 5 if result.study.record.skipped else 0
+    missing = any(each.failures or each.n_missing for each in result.extras)
+    return 5 if result.study.record.skipped or missing else 0
 
 
 def _document(result: RunResult) -> dict[str, Any]:

@@ -176,7 +176,12 @@ def open_study(
 
 
 def ask(
-    study: optuna.Study, paths: StudyPaths, n_trials: int, *, process: int
+    study: optuna.Study,
+    paths: StudyPaths,
+    n_trials: int,
+    *,
+    process: int,
+    only_waiting: bool = False,
 ) -> optuna.Trial | None:
     """Take a waiting trial, or begin a new one while the study has fewer than `n_trials`.
 
@@ -188,13 +193,14 @@ def ask(
         paths: Files of the study.
         n_trials: Trials that shall be finished or running when this returns.
         process: Number of the process that runs it, by which an orphan is known.
+        only_waiting: Whether none is begun that does not wait.
 
     Returns:
         A running trial, or None when the study has enough.
     """
     with state_lock(paths.trial_lock):
         trials = study.get_trials(deepcopy=False)
-        if n_counted(trials) >= n_trials:
+        if n_counted(trials) >= n_trials or (only_waiting and not has_waiting(trials)):
             return None
         trial = study.ask()
         trial.set_user_attr("process", process)
@@ -208,6 +214,11 @@ def n_counted(trials: Sequence[FrozenTrial]) -> int:
     4, though more good first configurations are in the queue.
     """
     return sum(trial.state not in (TrialState.FAIL, TrialState.WAITING) for trial in trials)
+
+
+def has_waiting(trials: Sequence[FrozenTrial]) -> bool:
+    """Tell whether a trial waits for its turn."""
+    return any(trial.state == TrialState.WAITING for trial in trials)
 
 
 def hand_back(study: optuna.Study, trial: FrozenTrial, *, suspect: bool) -> bool:

@@ -1,6 +1,6 @@
 """Studies on the disk: finding them, opening them, reading their trials."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,11 @@ class Study:
         """Name of the study."""
         return self.paths.name
 
+    def told(self, **changes: object) -> "Study":
+        """Return the study with other settings, which are not written down."""
+        config = self.record.config.replaced(**changes)
+        return replace(self, record=self.record.model_copy(update={"config": config}))
+
     def trials(self) -> list[FrozenTrial]:
         """Return all trials, by number."""
         return self._opened.get_trials(deepcopy=False)
@@ -37,6 +42,13 @@ class Study:
         from search.storage import open_study  # noqa: PLC0415  # SQLAlchemy takes half a second
 
         return open_study(self.paths)
+
+    def nested(self, kind: str) -> "Study | None":
+        """Return the study of trainings that were ordered after the search, if there is one."""
+        paths = self.paths.nested(kind)
+        if not paths.database.is_file():
+            return None
+        return Study(paths=paths, record=record_of(paths.name, read_attributes(paths)))
 
     def counts(self) -> TrialCounts:
         """Return how many trials are in which state."""

@@ -20,7 +20,7 @@ from search.paths import StudyPaths
 from search.record import StudyRecord
 from search.retention import free_weights
 from search.schedule import Deadline
-from search.storage import hand_back_orphans, n_counted, open_study
+from search.storage import hand_back_orphans, has_waiting, n_counted, open_study
 from search.trials import FINISHED
 from search.workers import WorkerOrder, work
 
@@ -152,6 +152,8 @@ class Supervisor:
     def _has_work(self, trials: list[FrozenTrial], n_trials: int) -> bool:
         if self.deadline and self.deadline.too_late(trials, self.record.plan):
             return False
+        if self.record.ordered:
+            return has_waiting(trials)
         return n_counted(trials) < n_trials
 
     def _start_missing(self, stop: "multiprocessing.synchronize.Event", n_trials: int) -> None:

@@ -1,7 +1,7 @@
 """What a worker keeps open from trial to trial: images, roles, device, precision."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from ensembles.predictor import predict_log_probabilities
+from search.assignments import Assignment
+from search.data.folds import OUTSIDE, read_folds
 from search.data.roles import Role, read_roles
 from search.data.store import open_store
 from search.devices import Slot
@@ -34,14 +36,34 @@ class Workplace:
     paths: StudyPaths
     record: StudyRecord
     images: TrainingImages
-    rows: Mapping[Role, Int64[Tensor, " rows"]]
-    """Rows of the stop, ens and test roles."""
+    rows: Mapping[str, Int64[Tensor, " rows"]]
+    """Rows of the images that are predicted in the end: of the stop, ens and test roles, or of
+    the fold and the test role."""
     round_rows: Int64[Tensor, " rows"]
-    """Rows of the stop role on which rounds are compared."""
+    """Rows on which each round is looked at."""
     autocast_dtype: torch.dtype | None
     slot: int
     stopping: Callable[[], bool]
     """Whether the worker shall hand its trial back."""
+
+    def assigned(self, assignment: Assignment) -> "Workplace":
+        """Return the place with the images that a training learns from and predicts.
+
+        Raises:
+            DataError: The folds of the study cannot be read.
+        """
+        if assignment.fold is None:
+            return self
+        device = self.images.images.device
+        folds = torch.from_numpy(read_folds(self.paths.folds)).to(device)
+        rows = (folds == assignment.fold.number).nonzero().flatten()
+        others = ((folds != assignment.fold.number) & (folds != OUTSIDE)).nonzero().flatten()
+        return replace(
+            self,
+            images=replace(self.images, rows=others),
+            rows={assignment.scored_role: rows, "test": self.rows["test"]},
+            round_rows=_some_of(rows),
+        )
 
     def predict(
         self, network: nn.Module, rows: Int64[Tensor, " rows"], *, dtype: torch.dtype | None
@@ -59,7 +81,7 @@ class Workplace:
         ]
         return torch.cat(chunks).numpy()
 
-    def predict_roles(self, network: nn.Module) -> dict[Role, Float[np.ndarray, "rows classes"]]:
+    def predict_roles(self, network: nn.Module) -> dict[str, Float[np.ndarray, "rows classes"]]:
         """Return predictions in float32, as those of an exported bundle are."""
         return {role: self.predict(network, rows, dtype=None) for role, rows in self.rows.items()}
 
@@ -97,10 +119,7 @@ def open_workplace(
     store = open_store(record.store)
     _check_room(device, store.images.nbytes)
     roles = read_roles(paths.roles)
-    rows = {role: torch.from_numpy(roles.rows(role)).to(device) for role in JUDGED_ROLES}
-    n_stop = len(rows["stop"])
-    # Evenly over the rows, which lie class by class in a folder.
-    places = torch.linspace(0, n_stop - 1, min(n_stop, MAX_IMAGES_OF_A_ROUND)).round().long()
+    rows = {str(role): torch.from_numpy(roles.rows(role)).to(device) for role in JUDGED_ROLES}
     return Workplace(
         paths=paths,
         record=record,
@@ -113,11 +132,18 @@ def open_workplace(
             std=record.image_input.std,
         ),
         rows=rows,
-        round_rows=rows["stop"][places.to(device)],
+        round_rows=_some_of(rows["stop"]),
         autocast_dtype=choose_autocast_dtype(device),
         slot=slot.number,
         stopping=stopping,
     )
+
+
+def _some_of(rows: Int64[Tensor, " rows"]) -> Int64[Tensor, " some"]:
+    """Return what a round is looked at on: evenly over the rows, which lie class by class."""
+    n_rows = len(rows)
+    places = torch.linspace(0, n_rows - 1, min(n_rows, MAX_IMAGES_OF_A_ROUND)).round().long()
+    return rows[places.to(rows.device)]
 
 
 def _check_room(device: torch.device, n_bytes: int) -> None:

@@ -1,7 +1,5 @@
 """Build the ensemble of a study again."""
 
-import json as json_format
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -23,13 +21,16 @@ def main(
     max_size: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     metrics: str = "",
     front: Annotated[bool, Parameter(negative="")] = False,
+    seeds: Annotated[int | None, Parameter(validator=Number(gte=2, lte=99))] = None,
+    folds: Annotated[int | None, Parameter(validator=Number(gte=2, lte=99))] = None,
     studies: Annotated[Path, Parameter(env_var="CONCERTINO_STUDIES")] = DEFAULT_STUDIES,
     json: Annotated[bool, Parameter(negative="")] = False,
-) -> None:
+) -> int:
     """Build the ensemble again from the stored predictions, and report on the test role.
 
-    Nothing is trained, and no weights are loaded unless their speed has to be measured, or they
-    are averaged. Each look at the test role is counted.
+    Nothing is trained but what `--seeds` and `--folds` ask for, here or in the study's settings,
+    and only once. No weights are loaded unless their speed has to be measured, or they are
+    averaged. Each look at the test role is counted.
 
     Args:
         name: Name of the study; default: the one that was worked on last.
@@ -43,31 +44,26 @@ def main(
         metrics: What shall be reported besides, such as roc_auc,top_5_accuracy.
         front: Also show what accuracy costs: the ensembles that no cheaper one equals, by
             measured time.
+        seeds: Train the best trial's recipe again until there are so many networks of it, and
+            compare their mean with the ensemble; Ctrl-C keeps what is trained.
+        folds: For small data: train the best trials again without each of so many folds of the
+            images, and build the ensemble of these networks, on all images but those of the test
+            role; Ctrl-C keeps what is trained.
         studies: Folder of studies.
         json: Print one JSON document.
     """
-    from rich.console import Console  # noqa: PLC0415  # --help needs none of these
+    from functools import partial  # noqa: PLC0415  # --help needs none of these
 
     from search.ensembling import Extras, build_ensemble  # noqa: PLC0415
-    from search.reporting import (  # noqa: PLC0415
-        print_ensemble,
-        print_next_commands,
-        print_soups,
-    )
+    from search.session import ensemble_and_report  # noqa: PLC0415
     from search.study import load_study  # noqa: PLC0415
 
+    told = {"seeds": seeds, "folds": folds, "max_members": max_members}
     study = load_study(name, studies=studies)
-    console = Console()
-    soups = []
-    if soup:
-        from search.soups import make_soups  # noqa: PLC0415
-
-        with Console(stderr=True).status("averaging the snapshots of each trial"):
-            soups = make_soups(study)
-    result = build_ensemble(
-        study,
+    study = study.told(**{key: value for key, value in told.items() if value is not None})
+    build = partial(
+        build_ensemble,
         method=method or "auto",
-        max_members=max_members,
         max_latency=max_latency,
         max_size=max_size,
         extras=Extras(
@@ -75,12 +71,4 @@ def main(
             front=front,
         ),
     )
-    if json:
-        made = {"soups": [asdict(each) for each in soups]} if soup else {}
-        print(json_format.dumps({**result.to_json(), **made}))
-        return
-    if soups:
-        print_soups(console, soups)
-    print_ensemble(console, result)
-    console.print()
-    print_next_commands(console, study, studies)
+    return ensemble_and_report(study, build, soup=soup, json=json)

@@ -43,7 +43,7 @@ def main(
         json: Print one JSON document.
     """
     from search.candidate_names import (  # noqa: PLC0415  # --help needs none of these
-        candidate_title,
+        candidate_titles,
         trial_of,
     )
     from search.ensembling import read_ensemble  # noqa: PLC0415
@@ -76,5 +76,5 @@ def main(
             "single model is exported; --force-ensemble exports the ensemble.",
             file=sys.stderr,
         )
-    members = ", ".join(candidate_title(name) for name in names)
+    members = ", ".join(candidate_titles(names))
     print(f"{out}: {chosen}, {members}, {n_bytes / 1e6:.2f} MB")

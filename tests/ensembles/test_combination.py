@@ -172,3 +172,40 @@ def test_a_selection_that_leaves_weight_out_is_refused() -> None:
 
     with pytest.raises(EnsembleError, match=r"must sum to 1, got 0.75"):
         plain.select((0,))
+
+
+@pytest.mark.parametrize("space", ["probability", "logarithm"])
+def test_networks_behind_members_predict_what_their_means_do(space: Space) -> None:
+    networks = np.log(np.random.default_rng(1).dirichlet(np.ones(2), size=(4, 5)))
+    of_means = make(space, (0.75, 0.25), temperature=1.5)
+    first, second = networks[:3], networks[3:]  # means of three networks and of one
+    if space == "probability":
+        means = np.stack([np.log(np.exp(each).mean(axis=0)) for each in (first, second)])
+    else:
+        means = np.stack([each.mean(axis=0) for each in (first, second)])
+
+    spread = of_means.spread([3, 1])
+
+    assert spread.n_members == 4
+    assert sum(spread.weights) == pytest.approx(1)
+    np.testing.assert_allclose(spread.combine(networks), of_means.combine(means), atol=1e-9)
+
+
+def test_a_stack_weighs_the_mean_logarithms_of_the_networks_behind_a_member() -> None:
+    networks = np.log(np.random.default_rng(1).dirichlet(np.ones(2), size=(4, 5)))
+
+    combined = STACK.spread([3, 1]).combine(networks)
+
+    scores = [0.1, -0.1] + np.array([1.0, 0.5]) * networks[:3].mean(axis=0)
+    scores = scores + np.array([0.25, -0.5]) * networks[3]
+    expected = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(combined, expected, atol=1e-6)
+
+
+def test_the_vote_of_a_member_is_shared_among_its_networks() -> None:
+    sure, other = [[0.9, 0.1]], [[0.2, 0.8]]
+    networks = np.log(np.array([sure, other, other, sure]))
+
+    shares = np.exp(make("vote", (0.6, 0.4)).spread([3, 1]).combine(networks))
+
+    np.testing.assert_allclose(shares, [[0.2 + 0.4, 0.4]], atol=1e-3)

@@ -164,3 +164,19 @@ def test_folds_share_every_class_evenly() -> None:
 
     for label, share in ((0, 10), (1, 5), (2, 1)):
         assert np.bincount(folds[labels == label], minlength=5).tolist() == [share] * 5
+
+
+@pytest.mark.parametrize(("geometrically", "expected"), [(False, 0.23), (True, 0.2)])
+def test_a_pool_of_means(*, geometrically: bool, expected: float) -> None:
+    chances = np.array([[[0.9, 0.1]], [[0.1, 0.9]], [[0.36, 0.64]]])
+    pool = Pool.from_arrays(
+        probabilities=chances, labels=np.array([0]), names=["a", "b", "c"], costs=[1.0, 2.0, 4.0]
+    )
+
+    means = pool.average({"x": ["a", "b"], "y": ["b", "c"]}, geometrically=geometrically)
+
+    assert means.names == ("x", "y")
+    assert means.costs.tolist() == [3.0, 6.0]
+    np.testing.assert_allclose(np.exp(means.log_probabilities[0, 0]), [0.5, 0.5], rtol=1e-6)
+    # of 0.1 and 0.36, against 0.9 and 0.64: the roots of the products are 0.19 and 0.76
+    assert np.exp(means.log_probabilities[1, 0, 0]) == pytest.approx(expected)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ensembles.builder import Ensemble, build_all, explain_refusal
+from ensembles.builder import Ensemble, build, build_all, explain_refusal
 from ensembles.comparison import compare
 from ensembles.decision import Decision
 from ensembles.errors import EnsembleError
@@ -180,3 +180,56 @@ def test_labels_follow_the_decision_and_probabilities_do_not() -> None:
     assert (decided.accuracy, decided.balanced_accuracy) == (1.0, 1.0)
     assert decided.log_loss == plain.log_loss
     assert decided.requested == {"matthews": 1.0, "roc_auc": 1.0}
+
+
+def test_the_choice_is_compared_with_trainings_of_one_recipe_too(
+    random_pool: RandomPool,
+) -> None:
+    fit_pool, test_pool = split(random_pool(n_images=900), 300)
+    ensembles = build_all(fit_pool)
+    of_one_recipe = build(fit_pool.select([0, 1, 2]), method="seeds", max_members=3)
+
+    report = evaluate_all(
+        {**ensembles, "seeds": of_one_recipe},
+        choice="llp",
+        fit_pool=fit_pool,
+        test_pool=test_pool,
+    )
+
+    assert sorted(of_one_recipe.names) == ["0", "1", "2"]
+    assert set(of_one_recipe.combination.weights) == {1 / 3}
+    assert of_one_recipe.combination.space == "logarithm"
+    assert report.against_seeds == compare(
+        ensembles["llp"].predict(test_pool), of_one_recipe.predict(test_pool), test_pool.labels
+    )
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_members_of_folds_are_reported_as_means_and_predict_as_networks(
+    random_pool: RandomPool,
+) -> None:
+    n_networks = 6
+    fit_pool, _ = split(random_pool(n_models=3, n_images=900), 600)
+    _, test_pool = split(random_pool(n_models=n_networks, n_images=900), 600)
+    folds = {str(model): (str(2 * model), str(2 * model + 1)) for model in range(3)}
+    ensembles = build_all(fit_pool)
+
+    report = evaluate_all(
+        ensembles, choice="llp", fit_pool=fit_pool, test_pool=test_pool, folds=folds
+    )
+
+    llp = next(row for row in report.rows if row.method == "llp")
+    means = np.stack(
+        [test_pool.log_probabilities[2 * m : 2 * m + 2].mean(axis=0) for m in range(3)]
+    )
+    weights = {member.name: member.weight for member in llp.members}
+    scores = sum(weights.get(str(m), 0.0) * means[m].astype(np.float64) for m in range(3))
+    scores = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    figures = measure(np.asarray(scores), test_pool.labels)
+    assert report.n_folds == 2
+    assert llp.test.log_loss == pytest.approx(figures.log_loss, rel=1e-4)
+    assert llp.fitted_on == measure(ensembles["llp"].predict(fit_pool), fit_pool.labels)
+    assert llp.n_members <= 3
+    assert report.explanation is not None
+    assert report.explanation.log_loss == pytest.approx(figures.log_loss, rel=1e-4)
+    assert report.cascade is None

@@ -81,6 +81,12 @@ FLAGS = [
     ("status one two", "Unused Tokens: ['two']"),
     ("best --top 0", 'Invalid value "0" for --top. Must be >= 1'),
     ("ensemble --method magic", 'Invalid value "magic" for --method. Choose from: "single"'),
+    ("ensemble --folds 1", 'Invalid value "1" for --folds. Must be >= 2'),
+    ("ensemble --seeds 1", 'Invalid value "1" for --seeds. Must be >= 2'),
+    ("ensemble --seeds two", 'Invalid value for --seeds: unable to convert "two" into int'),
+    ("run --folds 1", "--folds: Input should be greater than or equal to 2, got '1'"),
+    ("run --folds 100", "--folds: Input should be less than or equal to 99, got '100'"),
+    ("run --seeds 1", "--seeds: Input should be greater than or equal to 2, got '1'"),
     ("ensemble --max-members 0", 'Invalid value "0" for --max-members. Must be >= 1'),
     ("export --method magic", 'Invalid value "magic" for --method'),
     ("dashboard --port 70000", 'Invalid value "70000" for --port. Must be <= 65535'),
@@ -299,6 +305,14 @@ STUDIES = [
         words="ensemble fresh",
         code=3,
         message="study 'fresh' has no finished trial to build an ensemble from",
+    ),
+    *(
+        Case(
+            words=f"ensemble fresh {flag} 3",
+            code=3,
+            message="study 'fresh' has no finished trial to build an ensemble from",
+        )
+        for flag in ("--seeds", "--folds")
     ),
     Case(
         words="export fresh",

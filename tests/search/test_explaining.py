@@ -1,18 +1,25 @@
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from explanations import AFTER, BEFORE, CASCADE, EXPLANATION, FIRST, make_front
 
+from ensembles.builder import build, build_all
 from ensembles.latency import Cost
+from ensembles.pool import Pool
 from ensembles.reliability import reliability
+from ensembles.report import Report, evaluate_all
 from search.explaining import (
     calibration_line,
     cascade_line,
+    choice_line,
     diversity_line,
     front_cells,
     member_cells,
     reliability_cells,
+    seeds_line,
+    table_cells,
 )
 
 
@@ -103,4 +110,43 @@ def test_all_images_of_real_predictions_are_told() -> None:
 def test_a_cascade_is_told_with_what_it_saves_and_loses(lost: float, words: str) -> None:
     assert cascade_line(replace(CASCADE, accuracy_lost=lost)) == (
         f"as a cascade 41 % of the cost (2.1 members an image), accuracy 94.30 % {words}"
+    )
+
+
+def make_report(*, folds: Mapping[str, tuple[str, str]] | None = None) -> Report:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(3, size=60)
+    logits = generator.normal(size=(4, 60, 3))
+    logits[:, np.arange(60), labels] += 2
+    pool = Pool.from_arrays(logits=logits, labels=labels)
+    fitted = pool.select([0, 1])
+    ensembles = build_all(fitted)
+    if not folds:
+        ensembles["seeds"] = build(fitted, method="seeds", max_members=2)
+    return evaluate_all(ensembles, choice="soft", fit_pool=fitted, test_pool=pool, folds=folds)
+
+
+def test_the_choice_beside_seeds_is_told_with_its_difference() -> None:
+    report = make_report()
+    assert report.against_seeds is not None
+
+    line = seeds_line(report, report.against_seeds)
+
+    assert line.startswith(
+        "Against 2 trainings of the best recipe, averaged (seeds, 2.0 x), soft is not "
+        "distinguishable: difference "
+    )
+    assert choice_line(report) == "the choice, made on the ens role"
+
+
+def test_a_table_of_folds_counts_the_networks_of_each_member() -> None:
+    report = make_report(folds={"0": ("0", "1"), "1": ("2", "3")})
+
+    rows = {row[0]: row for row in table_cells(report).rows}
+
+    assert rows["single"][-2:] == ("1 x 2", "1.0 x")
+    assert rows["soft"][-2:] == ("2 x 2", "2.0 x")
+    assert choice_line(report) == (
+        "the choice, made on 60 images of train, stop and ens, each predicted by a network that "
+        "did not learn from it; every member, the single model too, is the mean of 2 such networks"
     )

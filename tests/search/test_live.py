@@ -128,3 +128,32 @@ def test_a_terminal_shows_how_many_images_are_decoded() -> None:
     assert isinstance(console.file, io.StringIO)
     assert "decoding images" in console.file.getvalue()
     assert "3,000 of 9,000" in console.file.getvalue()
+
+
+def test_what_is_trained_after_the_search_is_counted_anew_and_told_by_its_name(
+    unstarted: Study,
+) -> None:
+    config = unstarted.record.config.replaced(name="folds-5-of-fresh")
+    record = unstarted.record.model_copy(update={"config": config, "ordered": True})
+    fold = make_trial(0)
+    fold.set_user_attr("order", "7-fold-2of5")
+
+    for terminal in (False, True):
+        console = Console(
+            file=io.StringIO(), force_terminal=terminal, width=100, color_system=None
+        )
+        with LiveView(console=console) as view:
+            view.show(make_snapshot(unstarted, [make_trial(0)]))
+            view.show(replace(make_snapshot(unstarted, []), record=record))
+            view.show(replace(make_snapshot(unstarted, [fold]), record=record))
+        assert isinstance(console.file, io.StringIO)
+        told = console.file.getvalue()
+        if terminal:
+            assert "folds-5-of-fresh" in told
+            assert "1/4 trainings" in told
+            assert "7-fold-2of5" in told
+        else:
+            assert told == (
+                "[1/4] trial 7 without fold 2 of 5: complete, log-loss 0.5000, "
+                "accuracy 90.00 %, 2.0 s\n"
+            )

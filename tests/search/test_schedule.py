@@ -5,7 +5,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from search.config import StudyConfig
-from search.schedule import Deadline, Plan, plan_trials, search_deadline
+from search.schedule import Deadline, Plan, plan_trials, search_deadline, training_end
 
 
 def _trials(*states: TrialState, seconds: float = 10.0) -> list[FrozenTrial]:
@@ -70,3 +70,31 @@ def test_a_trial_that_cannot_end_is_not_begun() -> None:
 
     assert Deadline(at=time.time() + 20, n_trials=9, n_workers=1).too_late(trials, plan)
     assert not Deadline(at=time.time() + 40, n_trials=9, n_workers=1).too_late(trials, plan)
+
+
+def test_a_budget_is_shared_between_the_search_and_what_is_trained_after_it() -> None:
+    alone = StudyConfig(budget="1000s", trials=90)
+    seeds = StudyConfig(budget="1000s", trials=90, seeds=11)
+    folds = StudyConfig(budget="1000s", trials=90, folds=5, max_members=20)  # 200 trainings
+
+    ends = [search_deadline(each, started=0.0, n_workers=2) for each in (alone, seeds, folds)]
+    plans = [plan_trials(each, n_train=1000, n_workers=2) for each in (alone, seeds, folds)]
+
+    assert [end.at for end in ends if end] == pytest.approx([950, 855, 475])
+    assert [training_end(each, started=0.0) for each in (alone, seeds, folds)] == [950] * 3
+    assert [plan.seconds for plan in plans] == pytest.approx([190 / 9, 19, 95 / 9])
+    assert training_end(StudyConfig(seeds=3), started=0.0) is None
+
+
+def test_an_order_is_too_late_when_less_is_left_than_it_takes() -> None:
+    deadline = Deadline(at=time.time() + 50, n_trials=2, n_workers=1)
+    plan = Plan(n_rounds=2, n_epochs=2, seconds=None)
+    short, long = (
+        optuna.trial.create_trial(
+            state=TrialState.WAITING, user_attrs={"expected_seconds": seconds}
+        )
+        for seconds in (20.0, 200.0)
+    )
+
+    assert not deadline.too_late([short, long], plan)
+    assert deadline.too_late([long, short], plan)
