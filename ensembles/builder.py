@@ -19,14 +19,23 @@ from ensembles.errors import EnsembleError
 from ensembles.log_linear import fit_log_linear
 from ensembles.methods import Method
 from ensembles.pool import Pool
-from ensembles.selection import rank_models, select_best, select_by_bagging, select_greedily
+from ensembles.selection import (
+    rank_models,
+    select_best,
+    select_by_accuracy,
+    select_by_bagging,
+    select_greedily,
+)
 from ensembles.soup import is_soup
 from ensembles.stacking import count_images_needed, fit_stack
 from ensembles.weighting import fit_shrunk, select_simplex
 
-METHODS: tuple[Method, ...] = tuple(name for name in get_args(Method) if name != "seeds")
-"""Those that choose from a pool. `seeds` is fitted on a pool of its own: networks of one recipe,
-whose geometric mean it is; it is never chosen by itself, being the rival of what is."""
+METHODS: tuple[Method, ...] = tuple(
+    name for name in get_args(Method) if name not in ("seeds", "greedy_accuracy")
+)
+"""Those that are fitted on every pool. `seeds` is fitted on a pool of its own: networks of one
+recipe, whose geometric mean it is; it is never chosen by itself, being the rival of what is.
+`greedy_accuracy` is there for those who ask for it: it promises more than it keeps."""
 MAX_CANDIDATES = 64
 """The models of lowest log-loss that a method gets to see."""
 MAX_MEMBERS = 5
@@ -280,6 +289,18 @@ def _fit_greedy(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, "
     )
 
 
+def _fit_greedy_by_accuracy(
+    pool: Pool, budget: Budget, _seed: int
+) -> Float64[np.ndarray, " models"]:
+    return select_by_accuracy(
+        np.exp(pool.log_probabilities),
+        pool.labels,
+        pool.costs,
+        max_members=budget.max_members,
+        limits=budget.limits,
+    )
+
+
 def _fit_bagged(pool: Pool, budget: Budget, seed: int) -> Float64[np.ndarray, " models"]:
     return select_by_bagging(
         pool.true_class(),
@@ -304,6 +325,7 @@ _FITTERS: Mapping[Method, _Fitter] = {
     "weighted": _Fitter(fit=_fit_weighted, space="probability", scaled=True),
     "simplex": _Fitter(fit=_fit_simplex, space="probability", scaled=True),
     "greedy": _Fitter(fit=_fit_greedy, space="probability", scaled=True),
+    "greedy_accuracy": _Fitter(fit=_fit_greedy_by_accuracy, space="probability", scaled=True),
     "bagged_greedy": _Fitter(fit=_fit_bagged, space="probability", scaled=True),
     "llp": _Fitter(fit=_fit_llp, space="logarithm", scaled=False),
     "stack": _Fitter(fit=_fit_llp, space="stack", scaled=False),

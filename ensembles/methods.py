@@ -12,6 +12,7 @@ Method = Literal[
     "weighted",
     "simplex",
     "greedy",
+    "greedy_accuracy",
     "bagged_greedy",
     "llp",
     "stack",

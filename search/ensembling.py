@@ -12,12 +12,13 @@ import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from ensembles.budget import Limit
-from ensembles.builder import METHODS, Ensemble, build, build_all, choose_method, explain_refusal
+from ensembles.builder import METHODS, Ensemble, build, choose_method, explain_refusal
 from ensembles.decision import choose_decision
 from ensembles.errors import EnsembleError
 from ensembles.latency import Cost
@@ -126,7 +127,7 @@ def build_ensemble(
     basis = find_basis(study)
     choice: Method = choose_method(basis.pool) if method == "auto" else method
     maxima = {"a latency in ms": max_latency, "a size in MB": max_size}
-    ensembles, refused = _build_every(study, basis, max_members, maxima)
+    ensembles, refused = _build_every(study, basis, choice, max_members, maxima)
     if choice in refused:
         raise EnsembleError(refused[choice])
     used = {name for ensemble in ensembles.values() for name in ensemble.names}
@@ -190,19 +191,25 @@ def read_ensemble(paths: StudyPaths) -> EnsembleResult:
 def _build_every(
     study: Study,
     basis: Basis,
+    choice: Method,
     max_members: int | None,
     maxima: Mapping[str, float | None],
 ) -> tuple[dict[Method, Ensemble], dict[Method, str]]:
-    """Fit every method that there is enough for; say of the others what is missing."""
+    """Fit the choice and every method that there is enough for; say what the others miss."""
     config = study.record.config
     limits = _limits(study, basis.networks.values(), maxima)
     refused = _explain_refusals(study, basis, limits)
-    ensembles = build_all(
-        basis.pool,
+    fit = partial(
+        build,
         max_members=max_members or config.max_members,
         limits=limits,
         seed=derive_seed(config.seed, "ensemble"),
     )
+    ensembles: dict[Method, Ensemble] = {
+        name: fit(basis.pool, method=name)
+        for name in dict.fromkeys([*METHODS, choice])
+        if name not in refused and name != "seeds"
+    }
     if basis.seeds:
         try:
             ensembles["seeds"] = build(

@@ -300,3 +300,17 @@ def test_a_soup_that_is_not_there_or_costs_too_much_is_refused(random_pool: Rand
     assert explain_refusal(soupy, "soup", [limit]) == "soup: none fits the limits."
     with pytest.raises(EnsembleError, match="no model is an average of weights; the name of one"):
         build(pool, method="soup")
+
+
+def test_selection_by_accuracy_is_fitted_where_it_is_asked_for(random_pool: RandomPool) -> None:
+    pool = random_pool(n_models=10)
+
+    ensemble = build(pool, method="greedy_accuracy", max_members=3)
+
+    by_loss = build(pool, method="greedy", max_members=3)
+    errors = [
+        (each.predict(pool).argmax(axis=1) != pool.labels).sum() for each in (ensemble, by_loss)
+    ]
+    assert "greedy_accuracy" not in build_all(pool)
+    assert len(ensemble.names) <= 3
+    assert errors[0] <= errors[1]

@@ -252,3 +252,12 @@ def test_a_study_of_balanced_accuracy_decides_and_is_judged_by_it(study: Study) 
     assert report.comparison.named is not None
     assert report.comparison.named.ensemble == report.chosen_row.test.balanced_accuracy
     assert "balanced accuracy" in report.sentence
+
+
+def test_a_method_outside_of_the_table_joins_it_when_it_is_asked_for(study: Study) -> None:
+    usual = build_ensemble(study)
+    asked = build_ensemble(study, method="greedy_accuracy")
+
+    assert "greedy_accuracy" not in usual.selections
+    assert asked.report.choice == "greedy_accuracy"
+    assert set(asked.selections) == {*usual.selections, "greedy_accuracy"}
