@@ -154,12 +154,15 @@ def reliability_cells(before: Reliability, after: Reliability) -> Cells:
     """Return how often predictions of each range of confidence are right, before and after."""
     groups = list(zip(_grouped(before.bins), _grouped(after.bins), strict=True))
     told = [pair for pair in groups if any(bin_.n_images for group in pair for bin_ in group)]
-    ranges = [f"{_percent(group[0].low, 0)}-{_percent(group[-1].high, 0)} %" for group, _ in told]
+    # Ranges below each other: beside each other, 10,000 images make them wider than a terminal.
     rows = [
-        (name, *(_right(pair[which]) for pair in told))
-        for which, name in enumerate(("right before", "right after"))
+        (
+            f"{_percent(group[0].low, 0)}-{_percent(group[-1].high, 0)} %",
+            *(_right(each) for each in (group, later)),
+        )
+        for group, later in told
     ]
-    return Cells(headings=("confidence", *ranges), rows=tuple(rows))
+    return Cells(headings=("confidence", "right before", "right after"), rows=tuple(rows))
 
 
 def cascade_line(figures: CascadeFigures) -> str:
