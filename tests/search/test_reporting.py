@@ -23,7 +23,7 @@ def test_an_explanation_is_printed_as_tables_and_sentences() -> None:
         "trial 7 0.75 77.20 % +0.40 points, +0.0123 nats 2 images"
     )
     assert [line.split()[0] for line in lines if line] == [
-        *("member", "trial", "trial", "2", "confidence", "right", "right", "calibration"),
+        *("member", "trial", "trial", "2", "confidence", "40-60", "80-100", "calibration"),
         *("as", "The", "at", "1.0", "2.5"),
     ]
 
