@@ -120,6 +120,20 @@ class ReportRecord(_Record):
     cascade: CascadeFigures | None = None
 
 
+class Distillation(_Record):
+    """What a network learned from besides labels; the ensemble itself is not in the bundle."""
+
+    method: str
+    """Of the ensemble that was its teacher."""
+    members: Annotated[tuple[MemberName, ...], Field(min_length=1)]
+    temperature: Annotated[float, Field(gt=0)]
+    """At which teacher and student were compared."""
+    share: Annotated[float, Field(ge=0, le=1)]
+    """Of the loss that the teacher decided."""
+    recipe: str
+    """Where the student's recipe comes from, such as `trial 17`."""
+
+
 class Provenance(_Record):
     """Where the bundle comes from; nothing of it is needed to predict."""
 
@@ -131,6 +145,7 @@ class Provenance(_Record):
     seeds: Mapping[str, int] = {}
     versions: Mapping[str, str] = {}
     """Of Python and the libraries that trained it."""
+    distilled_from: Distillation | None = None
 
 
 class Manifest(_Record):
