@@ -245,9 +245,7 @@ def compare(  # noqa: PLR0913 - two predictions, and what of them decides
         accuracy_difference=(n_better - n_worse) / len(labels),
         accuracy_interval=find_paired_interval(n_better, n_worse, len(labels)),
         log_loss_difference=float(gains.mean()),
-        log_loss_interval=find_percentile_interval(
-            resample_mean(gains, labels, n_resamples, generator)
-        ),
+        log_loss_interval=_percentiles(resample_mean(gains, labels, n_resamples, generator)),
         only_ensemble_right=n_better,
         only_single_right=n_worse,
         p_value=p_value,
@@ -420,8 +418,7 @@ def resample_mean(
     return totals / len(labels)
 
 
-def find_percentile_interval(values: Float64[np.ndarray, " resamples"]) -> Interval:
-    """Return what the middle 95 % of some values lie in."""
+def _percentiles(values: Float64[np.ndarray, " resamples"]) -> Interval:
     low, high = np.percentile(values, [2.5, 97.5])
     return Interval(low=float(low), high=float(high))
 

@@ -12,9 +12,17 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ensembles.comparison import N_RESAMPLES, Comparison, Interval, compare, resample_mean
+from ensembles.comparison import (
+    N_RESAMPLES,
+    SIGNIFICANCE,
+    Comparison,
+    Interval,
+    compare,
+    resample_mean,
+)
+from ensembles.decision import MOST_PROBABLE, Decision
 from ensembles.errors import EnsembleError
-from ensembles.metrics import image_log_losses
+from ensembles.metrics import MetricName, image_log_losses
 from ensembles.report import Figures, measure
 
 
@@ -58,7 +66,7 @@ class DistillationReport:
     gain: Comparison
     """Of the ensemble with the best single model."""
     retained_accuracy: RetainedGain | None
-    """None where the ensemble is not established to be more accurate."""
+    """None where the ensemble is not established to be more accurate, by McNemar's test."""
     retained_log_loss: RetainedGain | None
     """None where the log-loss of the ensemble is not established to be lower."""
     n_test_openings: int
@@ -121,12 +129,14 @@ class Predicted:
     """Of one prediction, in any unit that all contestants share."""
 
 
-def report_distillation(
+def report_distillation(  # noqa: PLR0913 - three predictions, and what of them decides
     student: Predicted,
     ensemble: Predicted,
     single: Predicted,
     labels: Int[np.ndarray, " images"],
     *,
+    metric: MetricName = "accuracy",
+    decision: Decision = MOST_PROBABLE,
     n_test_openings: int = 1,
 ) -> DistillationReport:
     """Compare a student with its teacher and with the best single model.
@@ -136,28 +146,33 @@ def report_distillation(
         ensemble: Its teacher.
         single: The best single model, with a temperature of its own.
         labels: The true classes of the test images.
+        metric: What decides whether one is better than another; see `compare`.
+        decision: How the predictions of all three become labels.
         n_test_openings: How often the test images of this study were used, this time included.
 
     Raises:
         EnsembleError: There is no test image.
     """
     said = [each.log_probabilities for each in (student, ensemble, single)]
-    gain = compare(said[1], said[2], labels)
-    right = [(each.argmax(axis=1) == labels).astype(np.float64) for each in said]
+    comparison, gain = (
+        compare(each, said[2], labels, metric=metric, decision=decision) for each in said[:2]
+    )
+    scores = [decision.score(each) for each in said]
+    right = [(each.argmax(axis=1) == labels).astype(np.float64) for each in scores]
     losses = [image_log_losses(each, labels) for each in said]
     contestants = {
         role: Contestant(
             name=each.name,
             n_members=each.n_members,
             cost=each.cost / single.cost,
-            test=measure(each.log_probabilities, labels),
+            test=measure(each.log_probabilities, labels, decision),
         )
         for role, each in (("student", student), ("ensemble", ensemble), ("single", single))
     }
-    more_accurate = gain.verdict == "better"
+    more_accurate = gain.accuracy_difference > 0 and gain.p_value < SIGNIFICANCE
     return DistillationReport(
         **contestants,
-        comparison=compare(said[0], said[2], labels),
+        comparison=comparison,
         gain=gain,
         retained_accuracy=measure_retained(right[0] - right[2], right[1] - right[2], labels)
         if more_accurate

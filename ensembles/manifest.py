@@ -10,7 +10,7 @@ Networks are named by the records of `spaces`; nothing in a manifest is ever imp
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -103,6 +103,9 @@ class CascadeFigures(_Record):
     """Members that an image needed on average."""
 
 
+Number: TypeAlias = bool | int | float | str | tuple[float, ...] | None
+
+
 class ReportRecord(_Record):
     """How good the bundle is, and whether the ensemble earned its place."""
 
@@ -115,7 +118,7 @@ class ReportRecord(_Record):
     """The exported one first."""
     verdict: str
     """One sentence on the difference between the ensemble and the best single model."""
-    comparison: Mapping[str, bool | int | float | str | tuple[float, ...] | None] = {}
+    comparison: Mapping[str, Number] = {}
     """The numbers behind the verdict."""
     cascade: CascadeFigures | None = None
 
