@@ -101,7 +101,7 @@ def test_a_student_is_reported_as_its_stored_predictions_say(taught: Taught) -> 
     tempered -= np.log(np.exp(tempered).sum(axis=1, keepdims=True))
     rows = {row.method: row for row in result.report.rows}
     milliseconds = {
-        str(trial.number): trial.user_attrs.get("milliseconds") for trial in study.trials()
+        str(trial.number): trial.user_attrs.get("milliseconds", 0.0) for trial in study.trials()
     }
     assert report.student.test.accuracy == pytest.approx((stored.argmax(1) == labels).mean())
     assert report.student.test.log_loss == pytest.approx(
