@@ -96,7 +96,7 @@ FLAGS = [
     ("distill --epochs 0", 'Invalid value "0" for --epochs. Must be >= 1'),
     ("distill --temperature 0", 'Invalid value "0.0" for --temperature. Must be > 0'),
     ("distill --share 1.5", 'Invalid value "1.5" for --share. Must be <= 1'),
-    ("distill --budget soon", "--budget: expected a time such as 90s, 15m or 1h30m, got 'soon'"),
+    ("distill --budget soon", "distill: budget: expected a time such as 90s, 15m or 1h30m, got"),
     ("distill fresh --out photos", "photos is not empty; choose another folder, or replace"),
     ("distill fresh --out text.txt", "text.txt is a file; a bundle is a folder"),
     ("dashboard --port 70000", 'Invalid value "70000" for --port. Must be <= 65535'),
