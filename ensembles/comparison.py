@@ -114,11 +114,17 @@ class Comparison:
                 f"accuracy {self.accuracy:.2%} on {self.n_images:,} test images."
             ).replace("%", " %")
         plural = "member" if n_members == 1 else "members"
-        return f"The ensemble ({method}, {n_members} {plural}) is " + (
-            self._undecided(cost_ratio)
-            if self.verdict == "not distinguishable"
-            else self._decided()
-        )
+        return f"The ensemble ({method}, {n_members} {plural}) is {self.finding(cost_ratio)}"
+
+    def finding(self, cost_ratio: float = 1.0) -> str:
+        """Say what was found, as what follows the name of the first model and `is`.
+
+        Args:
+            cost_ratio: Cost of the first model, in single models.
+        """
+        if self.verdict == "not distinguishable":
+            return self._undecided(cost_ratio)
+        return self._decided()
 
     def in_points(self) -> str:
         """Return the difference that decides, as part of a sentence."""
@@ -239,7 +245,7 @@ def compare(  # noqa: PLR0913 - two predictions, and what of them decides
         accuracy_difference=(n_better - n_worse) / len(labels),
         accuracy_interval=find_paired_interval(n_better, n_worse, len(labels)),
         log_loss_difference=float(gains.mean()),
-        log_loss_interval=_percentiles(_resample_mean(gains, labels, n_resamples, generator)),
+        log_loss_interval=_percentiles(resample_mean(gains, labels, n_resamples, generator)),
         only_ensemble_right=n_better,
         only_single_right=n_worse,
         p_value=p_value,
@@ -386,13 +392,21 @@ def _decide(n_better: int, n_worse: int, p_value: float) -> Verdict:
     return "better" if n_better > n_worse else "worse"
 
 
-def _resample_mean(
+def resample_mean(
     values: Float64[np.ndarray, " images"],
     labels: Int[np.ndarray, " images"],
     n_resamples: int,
     generator: np.random.Generator,
 ) -> Float64[np.ndarray, " resamples"]:
-    """Resample the mean of one value per image, class by class."""
+    """Resample the mean of one value per image, class by class.
+
+    Args:
+        values: One per image.
+        labels: The true classes.
+        n_resamples: Means to return.
+        generator: Another value of the same images, resampled by a generator that begins alike,
+            is resampled in pairs with this one.
+    """
     totals = np.zeros(n_resamples)
     for label in np.unique(labels):
         of_class = values[labels == label]

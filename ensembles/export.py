@@ -13,6 +13,7 @@ from ensembles.cascade import Cascade
 from ensembles.combination import Combination
 from ensembles.conformal import Conformal, Rejection
 from ensembles.decision import MOST_PROBABLE, Decision
+from ensembles.distillation import DistillationReport
 from ensembles.errors import BundleError
 from ensembles.folders import new_folder, write_file
 from ensembles.inputs import ImageInput
@@ -23,6 +24,7 @@ from ensembles.manifest import (
     Figures,
     Manifest,
     MemberRecord,
+    Number,
     Provenance,
     ReportRecord,
     SelfTestRecord,
@@ -34,6 +36,7 @@ from ensembles.members import Member, load_network, write_member
 from ensembles.methods import Method
 from ensembles.model_card import render_model_card
 from ensembles.predictor import Predictor, active_members
+from ensembles.report import Figures as Measured
 from ensembles.report import Report
 from ensembles.self_test import write_self_test
 from spaces.errors import SpaceError
@@ -77,7 +80,7 @@ def write_bundle(folder: Path, contents: BundleContents, *, overwrite: bool = Fa
     Raises:
         BundleError: The folder is in use, cannot be written, or the parts do not fit together.
     """
-    _refuse_to_replace(folder, overwrite=overwrite)
+    refuse_to_replace(folder, overwrite=overwrite)
     contents = _without_idle_members(contents)
     task = _checked_task(contents)
     try:
@@ -122,18 +125,7 @@ def summarize_report(report: Report, *, exported: Method) -> ReportRecord:
         n_images=report.comparison.n_images,
         n_openings=report.n_test_openings,
         figures=tuple(
-            Figures(
-                name=row.method,
-                n_members=row.n_members * (report.n_folds or 1),
-                accuracy=row.test.accuracy,
-                accuracy_interval=(
-                    row.test.accuracy_interval.low,
-                    row.test.accuracy_interval.high,
-                ),
-                log_loss=row.test.log_loss,
-                expected_calibration_error=row.test.expected_calibration_error,
-            )
-            for row in rows
+            _line(row.method, row.n_members * (report.n_folds or 1), row.test) for row in rows
         ),
         verdict=report.sentence,
         comparison=report.comparison.figures(),
@@ -147,7 +139,48 @@ def summarize_report(report: Report, *, exported: Method) -> ReportRecord:
     )
 
 
-def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
+def summarize_distillation(report: DistillationReport) -> ReportRecord:
+    """Take from the report of a distillation what the bundle of the student shall say.
+
+    Returns:
+        One line for student, ensemble and single model; verdict and numbers are those of the
+        student against the single model, and the share of the ensemble's gain that it keeps.
+    """
+    numbers: dict[str, Number] = dict(report.comparison.figures())
+    kept = {"accuracy": report.retained_accuracy, "log_loss": report.retained_log_loss}
+    for name, gain in kept.items():
+        if gain is not None:
+            numbers[f"retained_{name}"] = gain.share
+            numbers[f"retained_{name}_interval"] = (gain.interval.low, gain.interval.high)
+    contestants = (report.student, report.ensemble, report.single)
+    return ReportRecord(
+        role="test",
+        n_images=report.comparison.n_images,
+        n_openings=report.n_test_openings,
+        figures=tuple(_line(each.name, each.n_members, each.test) for each in contestants),
+        verdict=f"{report.verdict} {report.retained}",
+        comparison=numbers,
+    )
+
+
+def _line(name: str, n_members: int, measured: Measured) -> Figures:
+    interval = measured.accuracy_interval
+    return Figures(
+        name=name,
+        n_members=n_members,
+        accuracy=measured.accuracy,
+        accuracy_interval=(interval.low, interval.high),
+        log_loss=measured.log_loss,
+        expected_calibration_error=measured.expected_calibration_error,
+    )
+
+
+def refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that no bundle may be written to.
+
+    Raises:
+        BundleError: It is in use, and not an older bundle that may be replaced.
+    """
     if folder.exists() and not folder.is_dir():
         raise BundleError(f"{folder} is a file; a bundle is a folder.")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()

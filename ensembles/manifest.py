@@ -10,7 +10,7 @@ Networks are named by the records of `spaces`; nothing in a manifest is ever imp
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -103,6 +103,9 @@ class CascadeFigures(_Record):
     """Members that an image needed on average."""
 
 
+Number: TypeAlias = bool | int | float | str | tuple[float, ...] | None
+
+
 class ReportRecord(_Record):
     """How good the bundle is, and whether the ensemble earned its place."""
 
@@ -115,9 +118,23 @@ class ReportRecord(_Record):
     """The exported one first."""
     verdict: str
     """One sentence on the difference between the ensemble and the best single model."""
-    comparison: Mapping[str, bool | int | float | str | tuple[float, ...] | None] = {}
+    comparison: Mapping[str, Number] = {}
     """The numbers behind the verdict."""
     cascade: CascadeFigures | None = None
+
+
+class Distillation(_Record):
+    """What a network learned from besides labels; the ensemble itself is not in the bundle."""
+
+    method: str
+    """Of the ensemble that was its teacher."""
+    members: Annotated[tuple[MemberName, ...], Field(min_length=1)]
+    temperature: Annotated[float, Field(gt=0)]
+    """At which teacher and student were compared."""
+    share: Annotated[float, Field(ge=0, le=1)]
+    """Of the loss that the teacher decided."""
+    recipe: str
+    """Where the student's recipe comes from, such as `trial 17`."""
 
 
 class Provenance(_Record):
@@ -131,6 +148,7 @@ class Provenance(_Record):
     seeds: Mapping[str, int] = {}
     versions: Mapping[str, str] = {}
     """Of Python and the libraries that trained it."""
+    distilled_from: Distillation | None = None
 
 
 class Manifest(_Record):

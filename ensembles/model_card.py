@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ensembles.cascade import Cascade
 from ensembles.conformal import Conformal, Rejection
-from ensembles.manifest import Figures, Manifest, MemberRecord, ReportRecord
+from ensembles.manifest import Distillation, Figures, Manifest, MemberRecord, ReportRecord
 
 _MAX_NAMED_CLASSES = 50
 
@@ -20,6 +20,7 @@ def render_model_card(manifest: Manifest) -> str:
         _summary(manifest),
         _results(manifest.report),
         _members(manifest),
+        _teacher(manifest.provenance.distilled_from),
         _costs(manifest.members),
         _labels(manifest),
         _sets(manifest.conformal),
@@ -121,6 +122,19 @@ def _members(manifest: Manifest) -> str:
     return (
         f"## Members\n\nCombined by `{combination.method}` ({combination.space}), "
         f"temperature {combination.temperature:.3f}:\n\n{table}"
+    )
+
+
+def _teacher(distillation: Distillation | None) -> str:
+    if distillation is None:
+        return ""
+    names = ", ".join(map(_plain, distillation.members))
+    return (
+        "## Distilled\n\nThis network learned from an ensemble of the same study, which is not in "
+        f"the bundle: `{_plain(distillation.method)}` of {names}. Of the loss, "
+        f"{100 * distillation.share:.4g} % was the distance to what the ensemble says of the "
+        f"varied images, at a temperature of {distillation.temperature:.4g}; the labels decided "
+        f"the rest. The recipe is that of {_plain(distillation.recipe)}."
     )
 
 

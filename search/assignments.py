@@ -30,6 +30,18 @@ class Fold:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a student learns from its teacher."""
+
+    teacher: str
+    """Name of the teacher's bundle among the files of the nested study."""
+    temperature: float
+    """At which what the two say is compared."""
+    share: float
+    """Of the loss that the teacher decides; the labels decide the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Assignment:
     """In what a training differs from others of the same recipe."""
 
@@ -43,6 +55,9 @@ class Assignment:
     fold: Fold | None = None
     """Learn from all images of train, stop and ens that are not in this fold, and predict those
     that are. There is nothing to compare rounds on, so the last one is kept."""
+
+    lesson: Lesson | None = None
+    """What is learned besides the labels, if anything."""
 
     @property
     def is_judged(self) -> bool:

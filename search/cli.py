@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, str] = {
     "list": "List the studies.",
     "ensemble": "Build the ensemble again from the stored predictions, and report.",
     "export": "Write the ensemble, or the best single model, as one folder.",
+    "distill": "Train one network that learns from the ensemble.",
     "predict": "Label pictures with an exported model.",
     "evaluate": "Measure an exported model on labeled pictures.",
     "dashboard": "Serve Optuna's dashboard on a study, in the browser.",

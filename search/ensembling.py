@@ -78,6 +78,19 @@ class EnsembleResult:
         better = self.report.comparison.verdict == "better"
         return self.report.choice if better else "single"
 
+    def selection(self, method: Method) -> Selection:
+        """Return what would have to be exported for a method.
+
+        Raises:
+            EnsembleError: It was not built.
+        """
+        if method not in self.selections:
+            raise EnsembleError(
+                f"method {method!r} was not built for this study; "
+                f"there are {', '.join(self.selections)}."
+            )
+        return self.selections[method]
+
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values; `read_ensemble` reads them back."""
         return {
@@ -138,7 +151,7 @@ def build_ensemble(
         # The test role is opened for what these ensembles need, and for no other network.
         test_pool=candidate_pool(study, basis.networks_of(used), "test"),
         refused=_without_idle_refusals(study, refused),
-        n_test_openings=_count_opening(paths),
+        n_test_openings=count_opening(paths),
         overtuning=_measure_overtuning(study),
         metric=metric,
         decision=choose_decision(metric, np.bincount(basis.pool.labels)),
@@ -331,7 +344,7 @@ def _measure_overtuning(study: Study) -> Overtuning | None:
     )
 
 
-def _count_opening(paths: StudyPaths) -> int:
+def count_opening(paths: StudyPaths) -> int:
     """Count, in the study itself, that the test role is looked at."""
     study = open_study(paths)
     count = int(study.user_attrs.get(OPENINGS, 0)) + 1

@@ -8,9 +8,12 @@ from ensembles.diagnostics import Explanation
 from ensembles.latency import Cost
 from ensembles.pareto import Front
 from ensembles.reliability import Reliability, ReliabilityBin
-from ensembles.report import CascadeFigures, Report, Row
+from ensembles.report import CascadeFigures, Figures, Report, Row
 from search.candidate_names import candidate_title
 
+TEST_HEADINGS = (
+    *("on the test role", "accuracy", "95 % interval", "log-loss", "ECE", "members", "cost"),
+)
 N_GROUPS = 5
 """Ranges of confidence that are told; the figure in the dashboard shows all bins."""
 _SMALLEST_POINTS = 0.005
@@ -27,9 +30,8 @@ class Cells:
 
 def table_cells(report: Report) -> Cells:
     """Return one row for each ensemble; the first cell of each is its method."""
-    figures = ("accuracy", "95 % interval", "log-loss", "ECE", "members", "cost")
     return Cells(
-        headings=("on the test role", *figures),
+        headings=TEST_HEADINGS,
         rows=tuple(_table_row(row, report.n_folds) for row in report.rows),
     )
 
@@ -59,15 +61,21 @@ def asked_cells(report: Report) -> Cells | None:
 
 
 def _table_row(row: Row, n_folds: int | None) -> tuple[str, ...]:
-    figures = row.test
     return (
         row.method,
-        f"{100 * figures.accuracy:.2f} %",
-        _interval(figures.accuracy_interval),
-        f"{figures.log_loss:.4f}" if row.is_calibrated else "-",
-        f"{100 * figures.expected_calibration_error:.1f} %" if row.is_calibrated else "-",
+        *figure_cells(row.test, is_calibrated=row.is_calibrated),
         f"{row.n_members} x {n_folds}" if n_folds else str(row.n_members),
         f"{row.cost:.1f} x",
+    )
+
+
+def figure_cells(figures: Figures, *, is_calibrated: bool = True) -> tuple[str, ...]:
+    """Return the cells of accuracy, its interval, log-loss and calibration error."""
+    return (
+        f"{100 * figures.accuracy:.2f} %",
+        _interval(figures.accuracy_interval),
+        f"{figures.log_loss:.4f}" if is_calibrated else "-",
+        f"{100 * figures.expected_calibration_error:.1f} %" if is_calibrated else "-",
     )
 
 

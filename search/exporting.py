@@ -74,12 +74,7 @@ def export_study(
     promises = promises or Promises()
     result = read_ensemble(study.paths)
     chosen = method or result.worth_exporting
-    if chosen not in result.selections:
-        raise EnsembleError(
-            f"method {chosen!r} was not built for this study; "
-            f"there are {', '.join(result.selections)}."
-        )
-    selection = result.selections[chosen]
+    selection = result.selection(chosen)
     candidates = find_candidates(study, selection.names)
     costs = read_costs(study, candidates)
     pool = fitted_pool(study, candidates, result.n_folds)
@@ -96,7 +91,7 @@ def export_study(
         combination=selection.combination,
         classes=study.record.class_names,
         image_input=study.record.image_input,
-        provenance=_provenance(study),
+        provenance=provenance_of(study),
         report=summarize_report(result.report, exported=chosen),
         decision=_decision(selection, result.report),
         cascade=None if result.n_folds else _cascade(selection, pool),
@@ -107,7 +102,7 @@ def export_study(
             f"--cascade: {chosen} has none here; it takes 2 members that are no voters and no "
             f"means of folds, and {MIN_IMAGES:,} images in the ens role."
         )
-    contents = _with_promises(contents, study, pool, chosen, promises)
+    contents = with_promises(contents, study, pool, chosen, promises)
     return write_bundle(folder, contents, overwrite=overwrite)
 
 
@@ -132,7 +127,7 @@ def _cascade(selection: Selection, pool: Pool) -> Cascade | None:
     return fit_cascade(ensemble, pool) if can_cascade(ensemble) else None
 
 
-def _with_promises(
+def with_promises(
     contents: BundleContents, study: Study, pool: Pool, method: Method, promises: Promises
 ) -> BundleContents:
     """Fit sets and the threshold of answers on predictions that the fit did not see.
@@ -140,6 +135,16 @@ def _with_promises(
     The weights of the members are fitted anew without each fifth of the images; the members
     themselves were chosen on all of them, five of some dozens, which moves little. Of a member of
     folds it is the network that did not see an image that counts, and all together are no worse.
+
+    Args:
+        contents: A bundle that promises nothing.
+        study: Where it comes from.
+        pool: The predictions that its combination was fitted on.
+        method: What fitted it.
+        promises: What to promise; by default sets for `ALPHA`, if it can.
+
+    Raises:
+        EnsembleError: A promise cannot be kept.
     """
     if contents.combination.space == "vote":
         if promises.alpha is not None or promises.target_accuracy is not None:
@@ -171,7 +176,8 @@ def _with_promises(
     )
 
 
-def _provenance(study: Study) -> Provenance:
+def provenance_of(study: Study) -> Provenance:
+    """Return where all bundles of a study come from."""
     libraries = ("concertino", "torch", "torchvision", "optuna", "numpy")
     return Provenance(
         study=study.name,

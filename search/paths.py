@@ -131,6 +131,14 @@ class StudyPaths:
         """Return the files of the trainings that were ordered after the search."""
         return StudyPaths(self.folder / kind)
 
+    def teacher(self, name: str) -> Path:
+        """Return the bundle of an ensemble that students learn from."""
+        return self.folder / "teachers" / name
+
+    def result(self, name: str) -> Path:
+        """Return what was found of some ordered trainings, as JSON."""
+        return self.folder / "results" / f"{name}.json"
+
     def trial(self, trial_number: int) -> TrialPaths:
         """Return the files of one trial."""
         return TrialPaths(self.folder / "trials" / f"{trial_number:05d}")

@@ -34,7 +34,7 @@ def print_ensemble(console: Console, result: EnsembleResult) -> None:
     report = result.report
     for cells in (table_cells(report), asked_cells(report)):
         if cells:
-            _print_cells(console, cells, marked=report.choice)
+            print_cells(console, cells, marked=report.choice)
     for reason in report.refused.values():
         _say(console, f"left out: {reason}", style="dim")
     times = "once" if report.n_test_openings == 1 else f"{report.n_test_openings} times"
@@ -92,11 +92,11 @@ def print_explanation(
     """
     explanation = report.explanation
     if explanation and len(explanation.members) > 1:
-        _print_cells(console, member_cells(explanation, costs))
+        print_cells(console, member_cells(explanation, costs))
         _say(console, diversity_line(explanation), style="dim")
         console.print()
     if report.reliability_before and report.reliability:
-        _print_cells(console, reliability_cells(report.reliability_before, report.reliability))
+        print_cells(console, reliability_cells(report.reliability_before, report.reliability))
         _say(console, calibration_line(report.reliability_before, report.reliability))
     if report.cascade:
         _say(console, cascade_line(report.cascade))
@@ -104,10 +104,10 @@ def print_explanation(
         _say(console, report.overtuning.sentence())
     if front:
         console.print()
-        _print_cells(console, front_cells(front))
+        print_cells(console, front_cells(front))
 
 
-def _print_cells(console: Console, cells: Cells, *, marked: str | None = None) -> None:
+def print_cells(console: Console, cells: Cells, *, marked: str | None = None) -> None:
     """Print a table; the row whose first cell is `marked` stands out."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place, heading in enumerate(cells.headings):

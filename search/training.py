@@ -22,6 +22,7 @@ from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from search.teaching import Teaching
 from spaces.mixing import MixedBatch, mix
 from spaces.networks.blocks import WhiteningConvolution
 from spaces.networks.builders import build_network
@@ -64,6 +65,8 @@ class TrainingImages:
     mean: tuple[float, ...]
     """Of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...]
+    teaching: Teaching | None = None
+    """What is learned of the images besides their labels, if anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,11 +283,16 @@ class _Training:
         return mix(varied, images.labels[rows], augmentation, generator)
 
     def _loss(self, batch: MixedBatch) -> Tensor:
-        """Return the mean loss of a batch, its targets smoothed and mixed."""
+        """Return the mean loss of a batch, its targets smoothed and mixed.
+
+        A teacher is asked about the very images that the network sees, mixed as they are.
+        """
+        teaching = self._images.teaching
         with torch.autocast(
             self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         ):
             logits = self._network(batch.images)
+            told = teaching.ask(batch.images) if teaching else None
         smoothing = self._recipe.optimizer.label_smoothing
         losses = [
             F.cross_entropy(logits.float(), labels, label_smoothing=smoothing) * share
@@ -294,7 +302,10 @@ class _Training:
             )
             if share > 0
         ]
-        return torch.stack(losses).sum()
+        loss = torch.stack(losses).sum()
+        if teaching is None or told is None:
+            return loss
+        return teaching.loss(loss, logits.float(), told)
 
 
 def _start_network(

@@ -9,12 +9,13 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from ensembles.predictor import predict_log_probabilities
-from search.assignments import Assignment
+from search.assignments import Assignment, Fold
 from search.data.folds import OUTSIDE, read_folds
 from search.data.roles import Role, read_roles
 from search.data.store import open_store
 from search.devices import Slot
 from search.errors import SearchError
+from search.lessons import open_lesson
 from search.paths import StudyPaths
 from search.process import choose_autocast_dtype, prepare_process
 from search.record import StudyRecord
@@ -47,21 +48,28 @@ class Workplace:
     """Whether the worker shall hand its trial back."""
 
     def assigned(self, assignment: Assignment) -> "Workplace":
-        """Return the place with the images that a training learns from and predicts.
+        """Return the place with what a training learns from, and what it predicts.
 
         Raises:
             DataError: The folds of the study cannot be read.
+            BundleError: The teacher cannot be read.
         """
-        if assignment.fold is None:
-            return self
+        fold, lesson = assignment.fold, assignment.lesson
+        place = self if fold is None else self._at_fold(fold, assignment.scored_role)
+        if lesson is None:
+            return place
+        teaching = open_lesson(self.paths, lesson, self.images.images.device)
+        return replace(place, images=replace(place.images, teaching=teaching))
+
+    def _at_fold(self, fold: Fold, scored_role: str) -> "Workplace":
         device = self.images.images.device
         folds = torch.from_numpy(read_folds(self.paths.folds)).to(device)
-        rows = (folds == assignment.fold.number).nonzero().flatten()
-        others = ((folds != assignment.fold.number) & (folds != OUTSIDE)).nonzero().flatten()
+        rows = (folds == fold.number).nonzero().flatten()
+        others = ((folds != fold.number) & (folds != OUTSIDE)).nonzero().flatten()
         return replace(
             self,
             images=replace(self.images, rows=others),
-            rows={assignment.scored_role: rows, "test": self.rows["test"]},
+            rows={scored_role: rows, "test": self.rows["test"]},
             round_rows=_some_of(rows),
         )
 

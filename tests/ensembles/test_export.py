@@ -10,8 +10,14 @@ import torch
 from ensembles.builder import build
 from ensembles.bundle import load_bundle
 from ensembles.combination import Combination
+from ensembles.distillation import Predicted, report_distillation
 from ensembles.errors import BundleError
-from ensembles.export import BundleContents, summarize_report, write_bundle
+from ensembles.export import (
+    BundleContents,
+    summarize_distillation,
+    summarize_report,
+    write_bundle,
+)
 from ensembles.inputs import ImageInput
 from ensembles.latency import Cost
 from ensembles.manifest import CascadeFigures, Provenance, ReportRecord
@@ -262,6 +268,38 @@ def test_a_report_is_cut_down_to_what_a_reader_of_the_bundle_needs() -> None:
     assert record.cascade is None  # 60 images are too few for one
     with pytest.raises(BundleError, match="no row for stack"):
         summarize_report(report, exported="stack")
+
+
+def test_a_student_tells_what_it_keeps_of_the_gain_of_its_teacher() -> None:
+    labels = np.zeros(1000, dtype=np.int64)
+    student, ensemble, single = (
+        Predicted(
+            name=name,
+            log_probabilities=np.log(
+                np.where(np.arange(1000)[:, None] < n, [0.9, 0.1], [0.1, 0.9])
+            ),
+            n_members=n_members,
+            cost=1.0,
+        )
+        for name, n, n_members in (("student", 850, 1), ("llp", 900, 5), ("single", 800, 1))
+    )
+    report = report_distillation(student, ensemble, single, labels, n_test_openings=3)
+
+    record = summarize_distillation(report)
+
+    assert [(each.name, each.n_members) for each in record.figures] == [
+        ("student", 1),
+        ("llp", 5),
+        ("single", 1),
+    ]
+    assert (record.n_images, record.n_openings) == (1000, 3)
+    assert record.verdict == f"{report.verdict} {report.retained}"
+    assert record.comparison["only_ensemble_right"] == 50
+    assert record.comparison["retained_accuracy"] == pytest.approx(0.5)
+    assert report.retained_accuracy is not None
+    assert record.comparison["retained_log_loss_interval"] == pytest.approx(
+        (report.retained_accuracy.interval.low, report.retained_accuracy.interval.high)
+    )
 
 
 def test_what_the_cascade_did_is_told_of_the_choice_alone() -> None:

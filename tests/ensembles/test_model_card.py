@@ -11,7 +11,7 @@ from ensembles.conformal import Conformal, Rejection
 from ensembles.decision import Decision
 from ensembles.inputs import ImageInput
 from ensembles.latency import Cost
-from ensembles.manifest import CascadeFigures, Manifest
+from ensembles.manifest import CascadeFigures, Distillation, Manifest
 from ensembles.model_card import render_model_card
 
 yaml: Any = pytest.importorskip("yaml")
@@ -72,6 +72,22 @@ def test_a_bundle_without_a_report_says_so(manifest: Manifest) -> None:
 
     assert "nothing is known of its quality" in card
     assert "model-index" not in card
+
+
+def test_a_student_says_what_it_was_distilled_from(manifest: Manifest) -> None:
+    distillation = Distillation(
+        method="llp", members=("7", "12@8"), temperature=3.0, share=0.9, recipe="trial 7"
+    )
+    provenance = manifest.provenance.model_copy(update={"distilled_from": distillation})
+
+    card = render_model_card(manifest.model_copy(update={"provenance": provenance}))
+
+    assert "## Distilled" not in render_model_card(manifest)
+    assert "`llp` of 7, 12@8. Of the loss, 90 % was the distance" in card
+    assert (
+        "at a temperature of 3; the labels decided the rest. The recipe is that of trial 7."
+        in (card)
+    )
 
 
 def test_names_cannot_break_the_page(manifest: Manifest) -> None:

@@ -89,6 +89,16 @@ FLAGS = [
     ("run --seeds 1", "--seeds: Input should be greater than or equal to 2, got '1'"),
     ("ensemble --max-members 0", 'Invalid value "0" for --max-members. Must be >= 1'),
     ("export --method magic", 'Invalid value "magic" for --method'),
+    ("distill --method magic", 'Invalid value "magic" for --method'),
+    ("distill --student -1", 'Invalid value "-1" for --student. Must be >= 0'),
+    ("distill --student best", 'Invalid value for --student: unable to convert "best" into int'),
+    ("distill --students 0", 'Invalid value "0" for --students. Must be >= 1'),
+    ("distill --epochs 0", 'Invalid value "0" for --epochs. Must be >= 1'),
+    ("distill --temperature 0", 'Invalid value "0.0" for --temperature. Must be > 0'),
+    ("distill --share 1.5", 'Invalid value "1.5" for --share. Must be <= 1'),
+    ("distill --budget soon", "distill: budget: expected a time such as 90s, 15m or 1h30m, got"),
+    ("distill fresh --out photos", "photos is not empty; choose another folder, or replace"),
+    ("distill fresh --out text.txt", "text.txt is a file; a bundle is a folder"),
     ("dashboard --port 70000", 'Invalid value "70000" for --port. Must be <= 65535'),
     ("dashboard --port http", 'Invalid value for --port: unable to convert "http" into int'),
     (
@@ -279,7 +289,7 @@ def make_plain_study() -> None:
 STUDIES = [
     *(
         Case(words=f"{command} absent", code=3, message="there is no study 'absent' in studies")
-        for command in ("status", "best", "ensemble", "export", "dashboard", "resume")
+        for command in ("status", "best", "ensemble", "export", "distill", "dashboard", "resume")
     ),
     *(
         Case(
@@ -287,7 +297,7 @@ STUDIES = [
             code=3,
             message="there is no study in nowhere yet; `python -m search run` makes one",
         )
-        for command in ("status", "best", "ensemble", "export", "dashboard", "resume")
+        for command in ("status", "best", "ensemble", "export", "distill", "dashboard", "resume")
     ),
     *(
         Case(
@@ -298,7 +308,7 @@ STUDIES = [
             prepare=replace(DATABASE, b"This was a database once. " * 100),
             name=f"{command}: no database",
         )
-        for command in ("status", "best", "ensemble", "export", "dashboard", "resume")
+        for command in ("status", "best", "ensemble", "export", "distill", "dashboard", "resume")
     ),
     Case(words="best fresh", code=3, message="study 'fresh' has no complete trial yet"),
     Case(
@@ -313,6 +323,11 @@ STUDIES = [
             message="study 'fresh' has no finished trial to build an ensemble from",
         )
         for flag in ("--seeds", "--folds")
+    ),
+    Case(
+        words="distill fresh",
+        code=3,
+        message="study 'fresh' has no ensemble yet; `python -m search ensemble` builds it",
     ),
     Case(
         words="export fresh",
@@ -394,7 +409,7 @@ STUDIES = [
             prepare=replace(FRESH / "ensemble.json", content),
             name=f"{command}: an ensemble that is {content}",
         )
-        for command in ("status", "export")
+        for command in ("status", "export", "distill")
         for content in ("{", "[1]")
     ),
     *(

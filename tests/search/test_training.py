@@ -4,13 +4,14 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from padding import pad_images
 from torch import Tensor
 
+from search.teaching import Teaching
 from search.training import (
     Diverged,
     Interrupted,
@@ -20,7 +21,7 @@ from search.training import (
     train,
 )
 from spaces.architecture import Architecture, Stage
-from spaces.augmentation import Augmentation
+from spaces.augmentation import Augmentation, Mixing
 from spaces.networks.blocks import WhiteningConvolution
 from spaces.optimizer import Optimizer
 from spaces.recipe import Recipe
@@ -302,6 +303,79 @@ def test_mixed_images_are_trained_on_both_labels() -> None:
 
     # Two thirds of the pairs have different labels: 2/3 log 2 = 0.46.
     assert 0.4 < last.train_loss < 0.9
+
+
+def brightest_third(images: Tensor) -> Tensor:
+    """Say which third of the rows is the brightest."""
+    rows = images.mean(dim=(1, 3))
+    thirds = [rows[:, first:last].mean(1) for first, last in ((0, 2), (3, 5), (6, 8))]
+    return (4 * torch.stack(thirds, dim=1)).log_softmax(dim=1)
+
+
+def taught(share: float, images: TrainingImages | None = None) -> TrainingImages:
+    teaching = Teaching(teacher=brightest_third, temperature=2.0, share=share)
+    return replace(bars() if images is None else images, teaching=teaching)
+
+
+def test_a_teacher_is_believed_against_the_labels() -> None:
+    images = bars()
+    wrong = replace(images, labels=images.labels.roll(1))
+
+    *_, last = run(PLAIN, taught(1.0, wrong), n_steps=90)
+    *_, untaught = run(PLAIN, wrong, n_steps=90)
+
+    assert accuracy(last, images) > 0.9
+    assert accuracy(untaught, images) < 0.1
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_a_teacher_without_a_share_changes_nothing_bit_for_bit(name: str) -> None:
+    *_, last = run(AVERAGES[name], taught(0.0))
+    *_, expected = run(AVERAGES[name])
+    *_, other = run(AVERAGES[name], taught(0.1))
+
+    assert same(weights_of(last), weights_of(expected))
+    assert last.train_loss == expected.train_loss
+    assert not same(weights_of(other), weights_of(expected))
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_a_resumed_lesson_equals_an_unbroken_one_bit_for_bit(name: str) -> None:
+    unbroken = list(run(AVERAGES[name], taught(0.9), n_rounds=3, autocast_dtype=torch.bfloat16))
+    rounds = run(AVERAGES[name], taught(0.9), n_rounds=3, autocast_dtype=torch.bfloat16)
+    state = through_a_file(next(rounds).state())
+
+    *_, resumed = run(
+        AVERAGES[name], taught(0.9), n_rounds=3, autocast_dtype=torch.bfloat16, resume=state
+    )
+
+    assert same(weights_of(resumed), weights_of(unbroken[-1]))
+    assert resumed.train_loss == unbroken[-1].train_loss
+
+
+@pytest.mark.parametrize("mixing", get_args(Mixing))
+def test_a_student_that_is_its_own_teacher_has_no_loss_so_both_see_the_same_images(
+    mixing: Mixing,
+) -> None:
+    # Group norm and no dropout: the network says the same whether it trains or not.
+    recipe = replace(
+        PLAIN,
+        architecture=replace(PLAIN.architecture, stem="convolution", norm="group"),
+        augmentation=replace(PLAIN.augmentation, mixing=mixing, flip="random"),
+    )
+    own: list[torch.nn.Module] = []
+
+    def itself(images: Tensor) -> Tensor:
+        return (own[0] if own else brightest_third)(images).log_softmax(dim=1)
+
+    teaching = Teaching(teacher=itself, temperature=3.0, share=1.0)
+    losses = []
+    for finished in run(recipe, replace(bars(), teaching=teaching)):
+        own[:] = [finished.network]
+        losses.append(finished.train_loss)
+
+    assert losses[0] > 0.01
+    assert losses[1:] == pytest.approx([0.0] * 3, abs=1e-6)
 
 
 def test_nothing_is_left_of_a_training_that_is_over() -> None:
