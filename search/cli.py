@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, str] = {
     "export": "Write the ensemble, or the best single model, as one folder.",
     "predict": "Label pictures with an exported model.",
     "evaluate": "Measure an exported model on labeled pictures.",
+    "clean": "Show what studies hold on the disk, and free what nobody needs.",
     "dashboard": "Serve Optuna's dashboard on a study, in the browser.",
     "space": "Show what a space lets a study vary.",
 }
