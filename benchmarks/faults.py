@@ -2,10 +2,10 @@
 
     python benchmarks/faults.py
 
-300 short trials of four workers on digits. Every few seconds, after some more trials, a worker taken
-at random gets SIGKILL; once the run itself does, and is started again with the same command. The study's
-dashboard is asked for new trials all the time. At the end everything is counted: in the database,
-in the log, and in the files that each trial left.
+300 short trials of four workers on digits. Every few seconds, after some more trials, a worker
+taken at random gets SIGKILL; once the run itself does, and is started again with the same command.
+The study's dashboard is asked for new trials all the time. At the end everything is counted: in
+the database, in the log, and in the files that each trial left.
 """
 
 import argparse
@@ -210,8 +210,10 @@ class Count:
     broken_weights: list[int]
     broken_predictions: list[int]
     broken_reports: list[int]
-    left_files: list[str]
-    """Of finished trials, that should be gone."""
+    checkpoints_left: list[int]
+    """Of finished trials, which need none."""
+    n_unfinished_files: int
+    """That killed processes were writing; `clean` frees them a minute later."""
 
     @property
     def finished(self) -> int:
@@ -252,12 +254,12 @@ def count(study: Study, asked: int) -> Count:
             if trial.state == TrialState.COMPLETE
             and sorted(trial.intermediate_values) != [*range(1, n_rounds + 1)]
         ],
-        left_files=[
-            str(path.relative_to(study.paths.folder))
+        checkpoints_left=[
+            trial.number
             for trial in finished
-            for path in study.paths.trial(trial.number).folder.rglob("*")
-            if path.suffix in (".pt", ".tmp")
+            if study.paths.trial(trial.number).checkpoint.exists()
         ],
+        n_unfinished_files=len([*study.paths.folder.rglob("*.tmp")]),
     )
 
 
@@ -303,7 +305,7 @@ def measure(flags: argparse.Namespace) -> Outcome:
             "polls": len(poller.seconds),
             "failed_polls": poller.failures,
             "slowest_poll": max(poller.seconds, default=0.0),
-            "left_files": found.left_files,
+            "unfinished_files": found.n_unfinished_files,
             "seconds": round(seconds, 1),
         },
         remarks=[
@@ -318,7 +320,8 @@ def _remark(found: Count, poller: Poller) -> str:
         f"{found.states[TrialState.COMPLETE]} complete, {found.states[TrialState.PRUNED]} pruned, "
         f"{found.states[TrialState.FAIL]} failed and replaced; weights of {found.n_kept} trials "
         f"kept; {len(poller.seconds)} polls of the dashboard, the slowest "
-        f"{max(poller.seconds, default=0.0):.1f} s; integrity_check: {found.integrity}"
+        f"{max(poller.seconds, default=0.0):.1f} s; integrity_check: {found.integrity}; "
+        f"{found.n_unfinished_files} unfinished files of killed processes, which `clean` frees"
     )
 
 
@@ -351,7 +354,7 @@ def _bars(found: Count, attack: Attack, poller: Poller) -> list[Bar]:
         "faults in the database": int(found.integrity != "ok"),
         "runs that gave up": len(attack.gave_up),
         "polls of the dashboard that failed": len(poller.failures),
-        "files left behind by finished trials": len(found.left_files),
+        "checkpoints left by finished trials": len(found.checkpoints_left),
     }
     n_kills = 5 if found.asked < 300 else 30
     runs_killed = sum(kill.victim == "run" for kill in attack.kills)

@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 from filelock import FileLock, Timeout
 
+from search.cleaning import Wish, clean_study
 from search.config import StudyConfig, continued
 from search.curve_points import CurvePoint
 from search.devices import count_gpus, plan_slots
@@ -110,6 +111,7 @@ def run_study(
     with _alone(paths), logged_to_file(paths.log):
         study = _made_or_continued(paths, config, studies, observer)
         end = _search(study, started, observer)
+        clean_study(study, Wish())  # what killed workers left behind
         if not end.interrupted and not _wait_for_room(study, observer):
             end = replace(end, interrupted=True)
         extras = [] if end.interrupted else _train_extras(study, started, observer)
