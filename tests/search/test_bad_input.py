@@ -36,6 +36,8 @@ class Case:
     """What is wrong, where the words do not tell."""
 
 
+READERS = ("status", "best", "ensemble", "export", "dashboard", "resume", "clean")
+"""Commands that want a study."""
 FLAGS = [
     ("frobnicate", 'Unknown command "frobnicate". Available commands: run,'),
     ("run --trails 5", "Unknown option: --trails. Did you mean --trials?"),
@@ -89,6 +91,9 @@ FLAGS = [
     ("run --seeds 1", "--seeds: Input should be greater than or equal to 2, got '1'"),
     ("ensemble --max-members 0", 'Invalid value "0" for --max-members. Must be >= 1'),
     ("export --method magic", 'Invalid value "magic" for --method'),
+    ("clean --keep 0", 'Invalid value "0" for --keep. Must be >= 1'),
+    ("clean --keep few", 'Invalid value for --keep: unable to convert "few" into int'),
+    ("clean one two", "Unused Tokens: ['two']"),
     ("dashboard --port 70000", 'Invalid value "70000" for --port. Must be <= 65535'),
     ("dashboard --port http", 'Invalid value for --port: unable to convert "http" into int'),
     (
@@ -279,7 +284,7 @@ def make_plain_study() -> None:
 STUDIES = [
     *(
         Case(words=f"{command} absent", code=3, message="there is no study 'absent' in studies")
-        for command in ("status", "best", "ensemble", "export", "dashboard", "resume")
+        for command in READERS
     ),
     *(
         Case(
@@ -287,7 +292,7 @@ STUDIES = [
             code=3,
             message="there is no study in nowhere yet; `python -m search run` makes one",
         )
-        for command in ("status", "best", "ensemble", "export", "dashboard", "resume")
+        for command in READERS
     ),
     *(
         Case(
@@ -298,7 +303,7 @@ STUDIES = [
             prepare=replace(DATABASE, b"This was a database once. " * 100),
             name=f"{command}: no database",
         )
-        for command in ("status", "best", "ensemble", "export", "dashboard", "resume")
+        for command in READERS
     ),
     Case(words="best fresh", code=3, message="study 'fresh' has no complete trial yet"),
     Case(
