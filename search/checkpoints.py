@@ -1,5 +1,6 @@
 """Everything to go on with an interrupted trial from its last round."""
 
+import io
 import logging
 import pickle
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search.paths import TrialPaths, written_whole
+from search.paths import TrialPaths, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,9 @@ class Checkpoint:
 
 def save_checkpoint(paths: TrialPaths, checkpoint: Checkpoint) -> None:
     """Replace the trial's checkpoint; one that exists is whole."""
-    with written_whole(paths.checkpoint) as temporary:
-        torch.save(vars(checkpoint), temporary)
+    content = io.BytesIO()
+    torch.save(vars(checkpoint), content)
+    write_whole(paths.checkpoint, content.getbuffer())
 
 
 def load_checkpoint(paths: TrialPaths, device: torch.device) -> Checkpoint | None:

@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, str] = {
     "distill": "Train one network that learns from the ensemble.",
     "predict": "Label pictures with an exported model.",
     "evaluate": "Measure an exported model on labeled pictures.",
+    "clean": "Show what studies hold on the disk, and free what nobody needs.",
     "dashboard": "Serve Optuna's dashboard on a study, in the browser.",
     "space": "Show what a space lets a study vary.",
 }

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ensembles.latency import Cost, measure_cost
 from search.candidates import Candidate
-from search.paths import written_whole
+from search.paths import write_whole
 from search.predictions import read_weights
 from search.study import Study
 from spaces.networks.builders import build_network
@@ -39,9 +39,8 @@ def read_costs(study: Study, candidates: Sequence[Candidate]) -> dict[str, Cost]
         network.load_state_dict(read_weights(candidate.files))
         known[trial_number] = measure_cost(network, study.record.image_input)
     if missing:
-        with written_whole(study.paths.costs) as temporary:
-            text = json.dumps({number: asdict(cost) for number, cost in known.items()})
-            temporary.write_text(text, encoding="utf-8")
+        text = json.dumps({number: asdict(cost) for number, cost in known.items()})
+        write_whole(study.paths.costs, text.encode())
     return {each.name: known[each.trial] for each in candidates}
 
 

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ensembles.methods import Method
 from ensembles.overtuning import Overtuning
-from search.paths import StudyPaths, written_whole
+from search.paths import StudyPaths, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +89,7 @@ def add_point(points: Sequence[CurvePoint], point: CurvePoint) -> tuple[CurvePoi
 def write_curve(paths: StudyPaths, points: Sequence[CurvePoint]) -> None:
     """Keep a curve in the folder of its study."""
     document = {"schema": 1, "role": "ens", "points": _POINTS.dump_python(tuple(points))}
-    with written_whole(paths.ensemble_curve) as temporary:
-        temporary.write_text(json.dumps(document), encoding="utf-8")
+    write_whole(paths.ensemble_curve, json.dumps(document).encode())
 
 
 def read_curve(paths: StudyPaths) -> tuple[CurvePoint, ...]:

@@ -44,7 +44,8 @@ def with_quick_trials(application: Any, storage: BaseStorage) -> WSGIApplication
 
     def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         match = _STUDY.fullmatch(environ.get("PATH_INFO", ""))
-        after = parse_qs(environ.get("QUERY_STRING", "")).get("after", ["0"])[0]
+        query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+        after = query.get("after", ["0"])[0]
         if environ["REQUEST_METHOD"] != "GET" or not match or not after.isdecimal():
             return application(environ, start_response)  # type: ignore[no-any-return]
         study_id = int(match[1])
@@ -169,11 +170,16 @@ def _param(name: str, kind: str, value: Any, distribution: BaseDistribution) -> 
             "param_external_pytyp": kind,
         }
     )
-    return f'{head[:-1]}, "distribution": {_distribution(distribution)}}}'
+    return f'{head[:-1]}, "distribution": {_distribution(name, distribution)}}}'
 
 
 @lru_cache(maxsize=10_000)
-def _distribution(distribution: BaseDistribution) -> str:
+def _distribution(_name: str, distribution: BaseDistribution) -> str:
+    """Write the distribution of one parameter.
+
+    That of another may be equal and yet look different: to Python, choices of 0 and 1 are those of
+    False and True.
+    """
     return json.dumps(serialize_distribution(distribution))
 
 

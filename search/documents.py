@@ -1,4 +1,4 @@
-"""What `status`, `best` and `list` say, as JSON values; every document has a `schema`."""
+"""What `status`, `best`, `list` and `clean` say, as JSON values; every document has a `schema`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +6,9 @@ from typing import Any, TypeAlias
 
 from filelock import FileLock, Timeout
 
+from search.cleaning import Wish, clean_cache, clean_study
 from search.curve_points import read_curve
+from search.disk import free_bytes
 from search.errors import NothingToDoError, SearchError, StorageError
 from search.paths import StudyPaths
 from search.study import Study, list_studies, load_study
@@ -62,6 +64,45 @@ def list_document(studies: Path) -> Document:
             row = {"study": paths.name, "problem": str(error)}
         rows.append({"problem": None, **row})
     return {"schema": SCHEMA, "studies": rows}
+
+
+def clean_document(name: str | None, studies: Path, wish: Wish) -> Document:
+    """Free what one study does not need, or all studies and what they share; tell what there was.
+
+    Args:
+        name: Name of the study; None: all of them.
+        studies: Folder of studies.
+        wish: What shall go.
+
+    Raises:
+        NothingToDoError: There is no study.
+        SearchError: Not all of what shall go may go from the one study.
+    """
+    rows: list[Document] = []
+    for each in [StudyPaths(studies / name)] if name else list_studies(studies):
+        row: Document = {"study": each.name, "problem": None, "holdings": []}
+        try:
+            holdings = clean_study(load_study(each.name, studies=studies), wish)
+            row["holdings"] = [asdict(holding) for holding in holdings]
+        except SearchError as error:
+            if name:
+                raise
+            row["problem"] = str(error)
+        rows.append(row)
+    shared = [] if name else [asdict(holding) for holding in clean_cache(studies, wish)]
+    if not rows and not shared:
+        raise NothingToDoError(
+            f"there is no study in {studies} yet; `python -m search run` makes one."
+        )
+    everything = [*shared, *(holding for row in rows for holding in row["holdings"])]
+    return {
+        "schema": SCHEMA,
+        "dry_run": wish.dry_run,
+        "studies": rows,
+        "shared": shared,
+        "freed_bytes": sum(holding["n_bytes"] for holding in everything if holding["goes"]),
+        "free_bytes": free_bytes(studies if studies.is_dir() else Path()),
+    }
 
 
 def _is_active(paths: StudyPaths) -> bool:

@@ -34,7 +34,7 @@ from search.candidates import Candidate, candidate_pool, find_candidates, list_t
 from search.costs import read_costs
 from search.errors import NothingToDoError, StorageError
 from search.judging import measure_flattery
-from search.paths import StudyPaths, written_whole
+from search.paths import StudyPaths, write_whole
 from search.predictions import has_predictions
 from search.seeding import derive_seed
 from search.selections import SCHEMA, Selection, read_selections
@@ -167,8 +167,7 @@ def build_ensemble(
         },
         front=_find_front(study, basis, ensembles[choice], max_members) if extras.front else None,
     )
-    with written_whole(paths.ensemble) as temporary:
-        temporary.write_text(json.dumps(result.to_json()), encoding="utf-8")
+    write_whole(paths.ensemble, json.dumps(result.to_json()).encode())
     logger.info("ensemble: %s", report.sentence)
     from search.publication import publish_ensemble  # noqa: PLC0415  # readers need no Plotly
 

@@ -19,3 +19,7 @@ class NothingToDoError(SearchError):
 
 class StorageError(SearchError):
     """The study's database cannot be opened or used: exit code 1."""
+
+
+class DiskFullError(StorageError):
+    """There is no room on the disk for what must be written: exit code 1."""

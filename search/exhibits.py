@@ -11,10 +11,14 @@ from jaxtyping import Int
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from ensembles.metrics import count_confusions
+from search.disk import can_write
+from search.errors import DiskFullError
 from search.paths import StudyPaths
 from search.pictures import confusion_svg, curves_svg
 
 logger = logging.getLogger(__name__)
+
+_SPARE_BYTES = 1 << 16
 
 
 def exhibit_trial(
@@ -39,10 +43,12 @@ def exhibit_trial(
 
     Raises:
         UpdateFinishedTrialError: Somebody else has finished the trial.
+        DiskFullError: There is no room for them.
     """
     try:
         pictures = _draw(paths, trial.number, stop_labels, class_names, best_round)
         paths.artifacts.mkdir(exist_ok=True)
+        _check_room(paths.artifacts, sum(map(len, pictures.values())))
         store = FileSystemArtifactStore(paths.artifacts)
         with TemporaryDirectory() as folder:
             for name, picture in pictures.items():
@@ -55,10 +61,20 @@ def exhibit_trial(
                     study_or_trial=trial,
                     mimetype="image/svg+xml",
                 )
-    except optuna.exceptions.UpdateFinishedTrialError:
+    except (optuna.exceptions.UpdateFinishedTrialError, DiskFullError):
         raise
     except Exception:
         logger.exception("trial %d: no pictures for the dashboard", trial.number)
+
+
+def _check_room(folder: Path, n_bytes: int) -> None:
+    """Refuse pictures for which there is no room: Optuna would note them, and then not write them.
+
+    Raises:
+        DiskFullError: There is none.
+    """
+    if not can_write(folder, n_bytes + _SPARE_BYTES):
+        raise DiskFullError(f"{folder}: no room left for the pictures of a trial.")
 
 
 def _draw(

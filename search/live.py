@@ -35,6 +35,7 @@ class LiveView:
     _n_done: int = field(default=0, init=False)
     _n_trials: int = field(default=0, init=False)
     _ensemble: CurvePoint | None = field(default=None, init=False)
+    _shortage: str = field(default="", init=False)
 
     def __enter__(self) -> "LiveView":
         """Begin to draw."""
@@ -71,6 +72,22 @@ class LiveView:
             line = f"[{point.n_finished}/{self._n_trials}] {point.sentence()}"
             self.console.print(line, highlight=False, soft_wrap=True)
 
+    def show_shortage(self, shortage: str) -> None:
+        """Draw why the search waits for room on the disk, or no longer if it does not.
+
+        Where there is no terminal, one line when it begins to wait and one when it goes on.
+        """
+        before, self._shortage = self._shortage, shortage
+        if self._live:
+            if shortage:  # nothing else changes while all wait
+                self._live.update(Text(shortage, style="yellow"))
+        elif bool(before) != bool(shortage):
+            self.show_warning(shortage or "there is room on the disk again; the search goes on")
+
+    def show_warning(self, text: str) -> None:
+        """Write a line that stays."""
+        self.console.print(text, style="yellow", highlight=False, soft_wrap=True)
+
     def show(self, snapshot: Snapshot) -> None:
         """Draw one moment of the run."""
         self._n_trials = snapshot.n_trials
@@ -83,7 +100,9 @@ class LiveView:
             self._n_done = self._done_before
         if self._live:
             ensemble = None if snapshot.record.ordered else self._ensemble
-            self._live.update(_table(snapshot, self._done_before, ensemble))
+            table = _table(snapshot, self._done_before, ensemble)
+            below = [Text(self._shortage, style="yellow")] if self._shortage else []
+            self._live.update(Group(table, *below))
             return
         for trial in finished:
             if trial.number not in self._told:

@@ -3,11 +3,15 @@
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import optuna
+
+from search.disk import is_full
+
+_MAX_UNWRITTEN_BYTES = 1 << 20
 
 
 class _JsonLines(logging.Formatter):
@@ -25,6 +29,39 @@ class _JsonLines(logging.Formatter):
         if record.exc_info:
             document["traceback"] = self.formatException(record.exc_info)
         return json.dumps(document)
+
+
+class _WholeLines(logging.Handler):
+    """Appends each line at once; what a full disk does not take waits, and is no trouble.
+
+    Python's own handler would write a traceback onto the screen for each line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._folder = path.parent
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = bytearray()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a line, after those that could not be written before."""
+        try:
+            line = f"{self.format(record)}\n".encode()
+            if len(self._unwritten) + len(line) <= _MAX_UNWRITTEN_BYTES:
+                self._unwritten += line
+            del self._unwritten[: self._file.write(self._unwritten)]
+        except OSError as error:
+            if not is_full(error, self._folder):
+                self.handleError(record)
+        except (TypeError, ValueError):  # of a message and its arguments, or a closed file
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Close the file, after what could not be written before."""
+        with suppress(OSError, ValueError):
+            self._file.write(self._unwritten)
+        self._file.close()
+        super().close()
 
 
 @contextmanager
@@ -49,7 +86,7 @@ def log_to_file(path: Path) -> logging.Handler:
     """
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _WholeLines(path)
     handler.setFormatter(_JsonLines())
     root = logging.getLogger()
     root.addHandler(handler)

@@ -8,12 +8,14 @@ import optuna
 from optuna.trial import TrialState
 
 from search.devices import Slot
+from search.errors import DiskFullError
 from search.objective import TrialTime, run_trial
 from search.paths import StudyPaths
 from search.record import read_record
+from search.room import needed_bytes, wait_for_room
 from search.samplers import make_pruner, make_sampler
 from search.schedule import Deadline
-from search.storage import ask, hand_back, open_study
+from search.storage import ask, hand_back, hand_back_own, open_study
 from search.training import Interrupted
 from search.workplace import Workplace, open_workplace
 
@@ -38,25 +40,72 @@ def run_trials(
         deadline: When the search must be over, if at all.
     """
     record = read_record(open_study(paths))
-    config, plan = record.config, record.plan
+    config = record.config
     study = open_study(
         paths,
         sampler=make_sampler(
             config.sampler, seed=config.seed, space=record.space, task=record.task
         ),
-        pruner=make_pruner(config.pruner, n_rounds=plan.n_rounds),
+        pruner=make_pruner(config.pruner, n_rounds=record.plan.n_rounds),
     )
     place = open_workplace(paths, record, slot, stopping)
     while not stopping():
-        if deadline and deadline.too_late(study.get_trials(deepcopy=False), plan):
-            break
-        trial = ask(study, paths, n_trials, process=os.getpid(), only_waiting=record.ordered)
-        if trial is None:
-            break
-        seconds = plan.seconds
-        if deadline and seconds is not None:
-            seconds = deadline.share(study.get_trials(deepcopy=False))
-        _run(study, trial, place, TrialTime(seconds=seconds, deadline=deadline))
+        try:
+            if not _run_next(study, place, n_trials, deadline):
+                break
+        except DiskFullError as error:
+            logger.warning("the worker pauses: %s", error)
+            _pause(study, place, deadline)
+
+
+def _run_next(
+    study: optuna.Study, place: Workplace, n_trials: int, deadline: Deadline | None
+) -> bool:
+    """Run one more trial; return whether there may be another."""
+    plan, trials = place.record.plan, study.get_trials(deepcopy=False)
+    if deadline and deadline.too_late(trials, plan):
+        return False
+    if not _wait_for_room(study, place, deadline):
+        return False
+    trial = ask(
+        study,
+        place.paths,
+        n_trials,
+        process=os.getpid(),
+        only_waiting=place.record.ordered,
+    )
+    if trial is None:
+        return False
+    seconds = plan.seconds
+    if deadline and seconds is not None:
+        seconds = deadline.share(study.get_trials(deepcopy=False))
+    _run(study, trial, place, TrialTime(seconds=seconds, deadline=deadline))
+    return True
+
+
+def _wait_for_room(
+    study: optuna.Study, place: Workplace, deadline: Deadline | None, *, has_failed: bool = False
+) -> bool:
+    """Wait until a trial would have room on the disk; return whether it has."""
+    return wait_for_room(
+        place.paths,
+        needed_bytes(place.record, study.get_trials(deepcopy=False)),
+        lambda: place.stopping() or (deadline is not None and deadline.left() == 0),
+        has_failed=has_failed,
+    )
+
+
+def _pause(study: optuna.Study, place: Workplace, deadline: Deadline | None) -> None:
+    """Wait until there is room, then hand back the trial that had none.
+
+    Where the wait ends otherwise, the supervisor hands it back, or the next run.
+    """
+    while _wait_for_room(study, place, deadline, has_failed=True):
+        try:
+            hand_back_own(study, place.paths, process=os.getpid())
+        except DiskFullError:
+            continue  # another worker was faster
+        return
 
 
 def _run(
@@ -66,6 +115,8 @@ def _run(
     try:
         outcome = run_trial(trial, place, time_given)
         study.tell(trial, outcome.value, outcome.state)
+    except DiskFullError:
+        raise
     except Interrupted:
         hand_back(study, study._storage.get_trial(trial._trial_id), suspect=False)
         logger.info("trial %d: handed back", trial.number)

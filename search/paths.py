@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.disk import format_bytes, free_bytes, is_full
+from search.errors import DiskFullError
+
 DEFAULT_STUDIES = Path("studies")
 SEEDS = "seeds"
 """The kind of the nested study that trains the best recipe with other seeds."""
@@ -77,6 +80,11 @@ class StudyPaths:
     def supervisor_lock(self) -> Path:
         """Held by the one `run` that works on the study."""
         return self.folder / "supervisor.lock"
+
+    @property
+    def pause_lock(self) -> Path:
+        """Shared by the workers that wait for room on the disk."""
+        return self.folder / "pause.lock"
 
     @property
     def config(self) -> Path:
@@ -155,13 +163,41 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     A file that exists under its own name is whole: it is written under another name in the same
     folder, flushed to the disk and renamed.
+
+    Raises:
+        DiskFullError: There is no room for it; what was there before is there still.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if is_full(error, path.parent):
+            free = format_bytes(free_bytes(_nearest_folder(path)))
+            raise DiskFullError(
+                f"{path}: no room left on the disk ({free} free); `python -m search clean` frees "
+                "what no study needs."
+            ) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that one that exists under its own name is whole.
+
+    What a library writes into a file itself it also explains itself: NumPy, torch and safetensors
+    each have a text of their own for a full disk. Hence bytes.
+
+    Raises:
+        DiskFullError: There is no room for it; what was there before is there still.
+    """
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(folder for folder in path.absolute().parents if folder.is_dir())

@@ -1,16 +1,17 @@
 """What each trial leaves behind: predictions, weights, and the scores of every round."""
 
+import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from search.errors import SearchError
-from search.paths import StudyPaths, TrialPaths, written_whole
+from search.paths import StudyPaths, TrialPaths, write_whole
 
 RoleName = TypeVar("RoleName", bound=str)
 
@@ -23,8 +24,9 @@ def write_predictions(
     Half precision would do for fitting (the log-loss of 10,000 images moves in the sixth digit),
     but then an exported ensemble could not be held to what its study stored.
     """
-    with written_whole(paths.predictions(role)) as temporary, temporary.open("wb") as file:
-        np.save(file, log_probabilities.astype(np.float32), allow_pickle=False)
+    content = io.BytesIO()
+    np.save(content, log_probabilities.astype(np.float32), allow_pickle=False)
+    write_whole(paths.predictions(role), content.getbuffer())
 
 
 def read_predictions(
@@ -63,8 +65,9 @@ def has_predictions(paths: TrialPaths, roles: Collection[str] = ("stop", "ens", 
 
 def write_weights(paths: TrialPaths, weights: Mapping[str, Tensor]) -> None:
     """Keep a trial's weights as safetensors."""
-    with written_whole(paths.weights) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
+    write_whole(
+        paths.weights, save({name: tensor.contiguous() for name, tensor in weights.items()})
+    )
 
 
 def read_weights(paths: TrialPaths) -> dict[str, Tensor]:
@@ -91,5 +94,4 @@ def write_network(
 
 def write_history(paths: TrialPaths, history: Sequence[Mapping[str, float]]) -> None:
     """Keep the scores of every round."""
-    with written_whole(paths.history) as temporary:
-        temporary.write_text(json.dumps(list(history)), encoding="utf-8")
+    write_whole(paths.history, json.dumps(list(history)).encode())

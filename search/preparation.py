@@ -20,7 +20,7 @@ from search.data.store import ImageStore, is_whole, prepare_store
 from search.devices import count_gpus, n_usable_cores, plan_slots
 from search.errors import DataError
 from search.narrowing import choose_space
-from search.paths import StudyPaths, cache_folder, written_whole
+from search.paths import StudyPaths, cache_folder, write_whole
 from search.record import StudyRecord
 from search.samplers import grid_of
 from search.schedule import plan_trials
@@ -122,8 +122,7 @@ def restore_images(
 
 def write_config(paths: StudyPaths, config: StudyConfig) -> None:
     """Write the resolved configuration for people to read."""
-    with written_whole(paths.config) as temporary:
-        temporary.write_text(config.model_dump_json(indent=2), encoding="utf-8")
+    write_whole(paths.config, config.model_dump_json(indent=2).encode())
 
 
 def _prepare_images(

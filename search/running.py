@@ -1,5 +1,6 @@
 """One run from beginning to end: make the study or go on with it, search, build the ensemble."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -7,11 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import optuna
 from filelock import FileLock, Timeout
 
+from search.cleaning import Wish, clean_study
 from search.config import StudyConfig, continued
 from search.curve_points import CurvePoint
 from search.devices import count_gpus, plan_slots
+from search.disk import format_bytes, free_bytes
 from search.ensemble_curve import EnsembleCurve
 from search.ensembling import EnsembleResult, build_ensemble, read_ensemble
 from search.errors import ConfigError, SearchError
@@ -26,11 +30,22 @@ from search.preparation import (
     restore_images,
     write_config,
 )
-from search.record import read_record
+from search.record import StudyRecord, read_record
+from search.room import (
+    RESERVE_BYTES,
+    forecast_bytes,
+    is_paused,
+    needed_bytes,
+    pause_sentence,
+    wait_for_room,
+)
 from search.schedule import search_deadline, training_end
 from search.storage import open_study
 from search.study import Study
 from search.supervisor import SearchEnd, Snapshot, Supervisor
+from spaces.known import known_parameters
+from spaces.networks.builders import build_network
+from spaces.space import suggest_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +58,11 @@ class Observer:
     """Told a snapshot several times a second."""
     on_ensemble: Callable[[CurvePoint], None] = lambda _: None
     """Told how good the ensemble of what is finished is, each time it was refitted."""
+    on_shortage: Callable[[str], None] = lambda _: None
+    """Told several times a second why the search waits for room on the disk; empty if it does not.
+    """
+    on_warning: Callable[[str], None] = lambda _: None
+    """Told what may go wrong later."""
     on_decode: OnProgress | None = None
     """Told how many images are decoded, of how many."""
     stop_requested: Callable[[], bool] = lambda: False
@@ -91,6 +111,9 @@ def run_study(
     with _alone(paths), logged_to_file(paths.log):
         study = _made_or_continued(paths, config, studies, observer)
         end = _search(study, started, observer)
+        clean_study(study, Wish())  # what killed workers left behind
+        if not end.interrupted and not _wait_for_room(study, observer):
+            end = replace(end, interrupted=True)
         extras = [] if end.interrupted else _train_extras(study, started, observer)
         if any(each.end.interrupted for each in extras):
             end = replace(end, interrupted=True)
@@ -156,12 +179,33 @@ def _made_or_continued(
 
 
 def _train_extras(study: Study, started: float, observer: Observer) -> list[Trained]:
+    def on_change(snapshot: Snapshot) -> None:
+        _tell_shortage(study, snapshot, observer)
+        observer.on_change(snapshot)
+
     effort = Effort(
         ends_at=training_end(study.record.config, started=started),
-        on_change=observer.on_change,
+        on_change=on_change,
         stop_requested=observer.stop_requested,
     )
     return train_what_is_asked(study, effort)
+
+
+def _tell_shortage(study: Study, snapshot: Snapshot, observer: Observer) -> None:
+    needed = needed_bytes(study.record, snapshot.trials)
+    observer.on_shortage(pause_sentence(study.paths, needed) if is_paused(study.paths) else "")
+
+
+def _wait_for_room(study: Study, observer: Observer) -> bool:
+    """Wait until an ensemble can be written; return False if somebody asks to stop instead."""
+
+    def stopping() -> bool:
+        observer.on_shortage(pause_sentence(study.paths, RESERVE_BYTES))
+        return observer.stop_requested()
+
+    has_room = wait_for_room(study.paths, RESERVE_BYTES, stopping)
+    observer.on_shortage("")
+    return has_room
 
 
 def _newest_ensemble(
@@ -196,8 +240,10 @@ def _search(study: Study, started: float, observer: Observer) -> SearchEnd:
     config = study.record.config
     slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
     curve = EnsembleCurve(study=study, on_point=observer.on_ensemble)
+    _warn_of_shortage(study, observer, n_workers=len(slots))
 
     def on_change(snapshot: Snapshot) -> None:
+        _tell_shortage(study, snapshot, observer)
         observer.on_change(snapshot)
         curve.update(snapshot.trials)
 
@@ -211,3 +257,28 @@ def _search(study: Study, started: float, observer: Observer) -> SearchEnd:
     ).run()
     curve.update(study.trials(), at_the_end=True)
     return end
+
+
+def _warn_of_shortage(study: Study, observer: Observer, *, n_workers: int) -> None:
+    """Say before the search begins if the disk is too small for all of it."""
+    record, folder = study.record, study.paths.folder
+    with contextlib.suppress(OSError):  # a full disk is met, and told, later
+        study.paths.pause_lock.touch()
+    needed = forecast_bytes(
+        record, study.trials(), n_workers=n_workers, n_parameters=_usual_parameters(record)
+    )
+    free = free_bytes(folder)
+    if free < needed + RESERVE_BYTES:
+        observer.on_warning(
+            f"the disk of {folder} may be too small: {format_bytes(free)} free, the study will "
+            f"need about {format_bytes(needed + RESERVE_BYTES)}; a lower --keep needs less, and "
+            "the search waits where there is no room"
+        )
+
+
+def _usual_parameters(record: StudyRecord) -> int:
+    """Return the weights of the first of the good first configurations."""
+    prompter = optuna.trial.FixedTrial(known_parameters(record.space, record.task)[0])
+    recipe = suggest_recipe(prompter, record.space, record.task)
+    network = build_network(recipe.architecture, record.task)
+    return sum(parameter.numel() for parameter in network.parameters())

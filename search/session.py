@@ -54,6 +54,8 @@ def run_and_report(given: StudyConfig, *, studies: Path, json: bool) -> int:
         observer = Observer(
             on_change=view.show,
             on_ensemble=view.show_ensemble,
+            on_shortage=view.show_shortage,
+            on_warning=view.show_warning,
             on_decode=on_decode,
             stop_requested=interruption,
         )

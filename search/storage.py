@@ -23,11 +23,13 @@ from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.database import BUSY_TIMEOUT_SECONDS, explain, look_into
-from search.errors import StorageError
+from search.disk import is_full
+from search.errors import DiskFullError, StorageError
 from search.frozen_trials import read_trials
 from search.paths import StudyPaths
 
 MAX_ATTEMPTS = 3
+_NO_PROCESS = 0
 
 
 class SQLiteStorage(RDBStorage):
@@ -243,6 +245,7 @@ def hand_back(study: optuna.Study, trial: FrozenTrial, *, suspect: bool) -> bool
     deaths = (deaths if n_reports == n_reports_before else 0) + suspect
     try:
         storage.set_trial_user_attr(trial_id, "deaths", [deaths, n_reports])
+        storage.set_trial_user_attr(trial_id, "process", _NO_PROCESS)
         if deaths >= MAX_ATTEMPTS:
             reason = f"its process ended {deaths} times before a round was finished"
             storage.set_trial_user_attr(trial_id, "failure", reason)
@@ -252,6 +255,23 @@ def hand_back(study: optuna.Study, trial: FrozenTrial, *, suspect: bool) -> bool
     except optuna.exceptions.UpdateFinishedTrialError:
         return False
     return True
+
+
+def hand_back_own(study: optuna.Study, paths: StudyPaths, *, process: int) -> None:
+    """Hand back what this process was running when it could not write any more.
+
+    Under the lock a running trial without a process is one that was just begun and could not be
+    given its process: it is nobody's.
+
+    Args:
+        study: The study.
+        paths: Files of the study.
+        process: Number of this process, which now runs no trial.
+    """
+    with state_lock(paths.trial_lock):
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get("process") in (None, _NO_PROCESS, process):
+                hand_back(study, trial, suspect=False)
 
 
 def hand_back_orphans(
@@ -305,5 +325,6 @@ def _explain(context: ExceptionContext) -> None:
 
 
 def _unusable(engine: Engine | None, error: sqlite3.Error) -> StorageError:
-    file = engine.url.database if engine else "the database"
-    return StorageError(f"{file}: cannot be used: {explain(error)}.")
+    file = Path(str(engine.url.database)) if engine else Path("study.db")
+    kind = DiskFullError if is_full(error, file.parent) else StorageError
+    return kind(f"{file}: cannot be used: {explain(error)}.")

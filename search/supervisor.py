@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.devices import Slot
-from search.errors import SearchError
+from search.errors import DiskFullError, SearchError
 from search.paths import StudyPaths
 from search.record import StudyRecord
 from search.retention import free_weights
@@ -90,6 +90,8 @@ class Supervisor:
     _places: list[_Place] = field(init=False)
     _context: BaseContext = field(init=False)
     _n_finished: int = field(default=0, init=False)
+    _owes_trials: bool = field(default=False, init=False)
+    """Whether a trial could not be handed back, since the disk is full."""
 
     def __post_init__(self) -> None:
         """Prepare a place for each slot; no process is started yet."""
@@ -125,7 +127,7 @@ class Supervisor:
                 self._wait()
         finally:
             self._stop_all(stop)
-            hand_back_orphans(study, self.paths, alive=(), suspect=False)
+            self._hand_back(study, suspect=False)
         self._tend(study.get_trials(deepcopy=False), began)
         return SearchEnd(
             interrupted=interrupted,
@@ -152,6 +154,8 @@ class Supervisor:
     def _has_work(self, trials: list[FrozenTrial], n_trials: int) -> bool:
         if self.deadline and self.deadline.too_late(trials, self.record.plan):
             return False
+        if self._owes_trials:
+            return True
         if self.record.ordered:
             return has_waiting(trials)
         return n_counted(trials) < n_trials
@@ -178,6 +182,8 @@ class Supervisor:
 
     def _reap(self, study: optuna.Study) -> None:
         """Take note of workers that ended; hand back what they were running."""
+        if self._owes_trials:
+            self._hand_back(study, suspect=True)
         for place in self._places:
             process = place.process
             if process is None or process.is_alive():
@@ -186,8 +192,7 @@ class Supervisor:
             if process.exitcode == 0:
                 continue
             logger.error("slot %d: worker ended with %s", place.slot.number, process.exitcode)
-            alive = {other.process.pid or 0 for other in self._places if other.process}
-            hand_back_orphans(study, self.paths, alive=alive, suspect=True)
+            self._hand_back(study, suspect=True)
             quick = time.monotonic() - place.started_at < QUICK_DEATH_SECONDS
             place.quick_deaths = place.quick_deaths + 1 if quick else 0
             place.not_before = time.monotonic() + 2.0**place.quick_deaths - 1
@@ -197,6 +202,17 @@ class Supervisor:
                     f"{place.quick_deaths} times at once, last with exit code {process.exitcode}; "
                     f"its log is in {self.paths.log}."
                 )
+
+    def _hand_back(self, study: optuna.Study, *, suspect: bool) -> None:
+        """Hand back what no living worker runs; on a full disk, at the next look, or next run."""
+        alive = {place.process.pid or 0 for place in self._alive() if place.process}
+        try:
+            hand_back_orphans(study, self.paths, alive=alive, suspect=suspect)
+            self._owes_trials = False
+        except DiskFullError as error:
+            if not self._owes_trials:
+                logger.warning("trials cannot be handed back yet: %s", error)
+            self._owes_trials = True
 
     def _alive(self) -> list[_Place]:
         return [place for place in self._places if place.process and place.process.is_alive()]

@@ -36,6 +36,8 @@ class Case:
     """What is wrong, where the words do not tell."""
 
 
+READERS = ("status", "best", "ensemble", "export", "distill", "dashboard", "resume", "clean")
+"""Commands that want a study."""
 FLAGS = [
     ("frobnicate", 'Unknown command "frobnicate". Available commands: run,'),
     ("run --trails 5", "Unknown option: --trails. Did you mean --trials?"),
@@ -99,6 +101,9 @@ FLAGS = [
     ("distill --budget soon", "distill: budget: expected a time such as 90s, 15m or 1h30m, got"),
     ("distill fresh --out photos", "photos is not empty; choose another folder, or replace"),
     ("distill fresh --out text.txt", "text.txt is a file; a bundle is a folder"),
+    ("clean --keep 0", 'Invalid value "0" for --keep. Must be >= 1'),
+    ("clean --keep few", 'Invalid value for --keep: unable to convert "few" into int'),
+    ("clean one two", "Unused Tokens: ['two']"),
     ("dashboard --port 70000", 'Invalid value "70000" for --port. Must be <= 65535'),
     ("dashboard --port http", 'Invalid value for --port: unable to convert "http" into int'),
     (
@@ -289,7 +294,7 @@ def make_plain_study() -> None:
 STUDIES = [
     *(
         Case(words=f"{command} absent", code=3, message="there is no study 'absent' in studies")
-        for command in ("status", "best", "ensemble", "export", "distill", "dashboard", "resume")
+        for command in READERS
     ),
     *(
         Case(
@@ -297,7 +302,7 @@ STUDIES = [
             code=3,
             message="there is no study in nowhere yet; `python -m search run` makes one",
         )
-        for command in ("status", "best", "ensemble", "export", "distill", "dashboard", "resume")
+        for command in READERS
     ),
     *(
         Case(
@@ -308,7 +313,7 @@ STUDIES = [
             prepare=replace(DATABASE, b"This was a database once. " * 100),
             name=f"{command}: no database",
         )
-        for command in ("status", "best", "ensemble", "export", "distill", "dashboard", "resume")
+        for command in READERS
     ),
     Case(words="best fresh", code=3, message="study 'fresh' has no complete trial yet"),
     Case(

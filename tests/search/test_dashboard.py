@@ -1,4 +1,5 @@
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
@@ -93,6 +94,18 @@ def test_a_running_trial_can_be_failed(server: WSGIServer, paths: StudyPaths) ->
 
     assert status == 204
     assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL]
+
+
+def test_a_dashboard_whose_parts_have_other_names_is_served_as_it_is(
+    request: pytest.FixtureRequest, paths: StudyPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_study(paths).ask()
+    monkeypatch.setitem(sys.modules, "search.dashboard_trials", None)  # cannot be imported
+
+    status, content = ask(request.getfixturevalue("server"), "GET", "/api/studies/1?after=0")
+
+    assert status == 200
+    assert [trial["state"] for trial in json.loads(content)["trials"]] == ["Running"]
 
 
 @pytest.mark.parametrize(
