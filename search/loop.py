@@ -44,7 +44,7 @@ def run_trials(
         sampler=make_sampler(
             config.sampler, seed=config.seed, space=record.space, task=record.task
         ),
-        pruner=make_pruner(config.pruner, n_rounds=plan.n_rounds),
+        pruner=make_pruner(config.pruner, n_rounds=plan.n_rounds, rungs=plan.rungs),
     )
     place = open_workplace(paths, record, slot, stopping)
     while not stopping():
@@ -55,7 +55,9 @@ def run_trials(
             break
         seconds = plan.seconds
         if deadline and seconds is not None:
-            seconds = deadline.share(study.get_trials(deepcopy=False))
+            seconds = deadline.share(
+                study.get_trials(deepcopy=False), expected_share=plan.expected_share
+            )
         _run(study, trial, place, TrialTime(seconds=seconds, deadline=deadline))
 
 

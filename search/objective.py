@@ -160,7 +160,7 @@ def _train(
     timeout = place.record.config.trial_timeout_seconds or np.inf
     fitted = TOLERANCE * time_given.seconds if time_given.seconds else np.inf
     ends_at = time.monotonic() + min(timeout, fitted)
-    deadline = time_given.deadline
+    deadline, rungs = time_given.deadline, place.record.plan.rungs
 
     def out_of_time() -> bool:
         return time.monotonic() > ends_at or (deadline is not None and deadline.left() == 0)
@@ -174,6 +174,7 @@ def _train(
             n_rounds=place.record.plan.n_rounds,
             seed=derive_seed(place.record.config.seed, "trial", trial.number),
             autocast_dtype=place.autocast_dtype,
+            rungs=rungs.rounds if rungs else (),
             resume=saved.training if saved else None,
             interrupted=lambda: place.stopping() or out_of_time(),
         )

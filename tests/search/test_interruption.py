@@ -1,11 +1,26 @@
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from runs import Command, Shell, is_alive, n_reports, read_states, until, worker_pids
+from optuna.trial import TrialState
+from runs import (
+    Command,
+    Shell,
+    is_alive,
+    make_tiny_study,
+    n_reports,
+    read_states,
+    until,
+    worker_pids,
+)
 
+from search.devices import Slot
 from search.interruption import watched_signals
+from search.loop import run_trials
+from search.storage import hand_back_orphans, open_study
 
 # A trial of one second or two, so that a signal meets it in the middle.
 LONGER = (
@@ -82,6 +97,50 @@ def test_a_study_survives_ctrl_c_sigterm_and_killed_processes(shell: Shell) -> N
     assert ran.code == 0, ran.err
     assert len(worker_pids(log)) == n_workers + 1
     assert_whole(shell, n_trials=N_TRIALS_AT_THE_END)
+
+
+# As a worker process does it, with a checkpoint after each round.
+WORK = """
+import sys
+from pathlib import Path
+from search import objective
+from search.devices import Slot
+from search.loop import run_trials
+from search.paths import StudyPaths
+
+objective.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+slot = Slot(number=0, device="cpu", n_threads=1)
+run_trials(StudyPaths(Path(sys.argv[1])), slot, lambda: False, n_trials=3, deadline=None)
+"""
+
+
+@pytest.mark.slow
+def test_a_trial_killed_between_two_rungs_equals_an_unbroken_one(tmp_path: Path) -> None:
+    unbroken, broken = (
+        make_tiny_study(tmp_path / name, trials=3, epochs=40, pruner="rungs")
+        for name in ("unbroken", "broken")
+    )
+    slot = Slot(number=0, device="cpu", n_threads=1)
+    run_trials(unbroken.paths, slot, lambda: False, n_trials=3, deadline=None)
+
+    # Its rungs are rounds 10 and 20.
+    worker = subprocess.Popen([sys.executable, "-c", WORK, str(broken.paths.folder)])
+    until(lambda: n_reports(broken.paths.database) >= 12, seconds=120)
+    worker.kill()
+    worker.wait()
+    (killed,) = hand_back_orphans(open_study(broken.paths), broken.paths, alive=(), suspect=True)
+    assert broken.paths.trial(killed).checkpoint.is_file()
+    run_trials(broken.paths, slot, lambda: False, n_trials=3, deadline=None)
+
+    one, two = (
+        [
+            (trial.state, trial.value, trial.params, trial.intermediate_values)
+            for trial in study.trials()[:3]
+        ]
+        for study in (unbroken, broken)
+    )
+    assert one == two
+    assert TrialState.PRUNED in {state for state, *_ in one}
 
 
 def test_the_first_signal_is_a_flag_and_the_handlers_come_back() -> None:
