@@ -2,10 +2,10 @@
 
     python benchmarks/fidelity.py --data CIFAR10_FOLDER --work FOLDER
 
-Every search may use the same core seconds: CPU time of all its processes, start and refits of the
-ensemble included, so that other work on the machine changes little. Trials have equal numbers of
-epochs, as many of them as the time allows; what runs when it is over is given up. Then the
-ensemble is built as always, and the test images are opened.
+Every search is the command that a user would type, and may use the same core seconds: CPU time of
+all its processes, start and refits of the ensemble included, so that other work on the machine
+changes little. Trials have equal numbers of epochs, as many of them as the time allows; then comes
+Ctrl-C, and what runs is given up. The ensemble is built as always, and the test images are opened.
 
 The searches alternate, seed by seed. One that is done is kept in `--work` and not run again; so
 the table can be filled in pieces. One that was cut off is run anew.
@@ -15,27 +15,36 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import optuna
 from harness import Bar, Outcome, run_benchmark
 
 from search.config import Pruner, StudyConfig
 from search.durations import format_duration, parse_duration
 from search.ensembling import build_ensemble
-from search.paths import written_whole
-from search.running import Observer, run_study
+from search.errors import NothingToDoError
+from search.interruption import watched_signals
+from search.paths import StudyPaths, written_whole
+from search.preparation import make_study
+from search.study import Study, load_study
 
 ARMS: Sequence[Pruner] = ("none", "median", "rungs")
 MANY_TRIALS = 100_000
 """More than any search comes to."""
 MAX_COST_RATIO = 1.1
+SECONDS_BETWEEN_LOOKS = 0.2
+INTERRUPTED = 130
 Figure: TypeAlias = Literal["best_accuracy", "best_log_loss", "accuracy", "log_loss"]
 
 
@@ -60,8 +69,9 @@ def measure(flags: argparse.Namespace) -> Outcome:
     """Run the searches that are not done yet, and compare all; see the module."""
     settings = _settings(flags)
     work = flags.work or Path(tempfile.mkdtemp(prefix="fidelity-"))
-    budget = parse_duration(flags.budget or ("8s" if flags.quick else "40m"))
+    budget = parse_duration(flags.budget or ("12s" if flags.quick else "40m"))
     n_seeds = flags.seeds or (1 if flags.quick else 3)
+    _decode(settings, work)
     searches = [
         _done_or_run(work, settings.replaced(pruner=pruner, seed=seed), budget)
         for seed in range(n_seeds)
@@ -83,7 +93,7 @@ def measure(flags: argparse.Namespace) -> Outcome:
             "best": best,
         },
         remarks=(
-            "on the test images; mean ± standard deviation over the seeds",
+            "on the test images" + "; mean ± standard deviation over the seeds" * (n_seeds > 1),
             f"best by the mean log-loss of its ensembles: {best}",
             *(_against(by_arm, best, arm) for arm in ARMS if arm != best),
             "core seconds: " + _costs(searches),
@@ -103,6 +113,15 @@ def _settings(flags: argparse.Namespace) -> StudyConfig:
                        trials=MANY_TRIALS)  # fmt: skip
 
 
+def _decode(settings: StudyConfig, work: Path) -> None:
+    """Decode the images, which all searches share, so that the first one does not pay for it."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    paths = StudyPaths(work / "decoding")
+    paths.folder.mkdir(parents=True, exist_ok=True)
+    make_study(paths, settings.replaced(name=paths.name), work, None)
+    shutil.rmtree(paths.folder)
+
+
 def _done_or_run(work: Path, settings: StudyConfig, budget: float) -> Search:
     """Return what a search found that was done before; else run it."""
     name = f"{settings.pruner}-{settings.seed}"
@@ -120,26 +139,52 @@ def _done_or_run(work: Path, settings: StudyConfig, budget: float) -> Search:
     with written_whole(file) as temporary:
         document = {"settings": asked, "search": asdict(found)}
         temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    print(f"{name}: ensemble {100 * found.accuracy:.2f} %, log-loss {found.log_loss:.4f}",
-          file=sys.stderr)  # fmt: skip
+    print(
+        f"{name}: {found.n_complete} complete, {found.n_pruned} pruned; ensemble "
+        f"{100 * found.accuracy:.2f} %, log-loss {found.log_loss:.4f}",
+        file=sys.stderr,
+    )
     return found
 
 
 def _run(config: StudyConfig, studies: Path, budget: float) -> Search:
-    began = used_core_seconds()
-    result = run_study(
-        config,
-        studies=studies,
-        observer=Observer(stop_requested=lambda: used_core_seconds() - began >= budget),
-    )
-    spent = used_core_seconds() - began
-    report = build_ensemble(result.study).report
-    counts = result.study.counts()
+    said = config.model_dump(mode="json", exclude_unset=True)
+    words = [word for key, value in said.items() for word in (_flag(key), str(value))]
+    command = [sys.executable, "-m", "search", "run", *words, "--studies", str(studies)]
+    with (studies / f"{config.name}.log").open("w") as log, watched_signals() as interruption:
+        process = subprocess.Popen(  # noqa: S603  # our own interpreter, our own flags
+            command, stdout=log, stderr=log, start_new_session=True
+        )
+        spent = 0.0
+        while process.poll() is None and spent < budget and not interruption():
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            spent = max(spent, core_seconds_of(process.pid))
+        process.send_signal(signal.SIGINT)
+        code = process.wait()
+    if interruption():
+        sys.exit(interruption.exit_code)
+    if code != INTERRUPTED:
+        print(f"a search ended by itself with exit code {code}; see {log.name}.", file=sys.stderr)
+        sys.exit(1)
+    return _describe(load_study(config.name, studies=studies), spent)
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def _describe(study: Study, core_seconds: float) -> Search:
+    config, counts = study.record.config, study.counts()
+    try:
+        report = build_ensemble(study).report
+    except NothingToDoError as error:
+        print(f"{error} Give it a larger --budget.", file=sys.stderr)
+        sys.exit(3)
     single = next(row for row in report.rows if row.method == "single")
     return Search(
         pruner=config.pruner,
         seed=config.seed,
-        core_seconds=round(spent, 1),
+        core_seconds=round(core_seconds, 1),
         n_complete=counts.complete,
         n_pruned=counts.pruned,
         best_accuracy=single.test.accuracy,
@@ -149,8 +194,8 @@ def _run(config: StudyConfig, studies: Path, budget: float) -> Search:
     )
 
 
-def used_core_seconds() -> float:
-    """Return the CPU time of this process and of all that descend from it, dead ones included."""
+def core_seconds_of(process: int) -> float:
+    """Return the CPU time of a process and of all that descend from it, dead ones included."""
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
@@ -161,10 +206,10 @@ def used_core_seconds() -> float:
         number = int(file.parent.name)
         parents[number] = int(fields[1])
         ticks[number] = sum(map(int, fields[11:15]))  # its own, and of children that it buried
-    ours = {os.getpid()}
-    while more := {number for number, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    return sum(ticks[number] for number in ours) / os.sysconf("SC_CLK_TCK")
+    family = {process} & ticks.keys()
+    while more := {number for number, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(ticks[number] for number in family) / os.sysconf("SC_CLK_TCK")
 
 
 def _mean(searches: Sequence[Search], figure: Figure) -> float:
@@ -178,8 +223,9 @@ def _spread(values: Sequence[float]) -> float:
 
 def _row(arm: Pruner, searches: Sequence[Search]) -> tuple[str, ...]:
     def figure(name: Figure, form: Callable[[float], str]) -> str:
-        spread = _spread([getattr(each, name) for each in searches])
-        return f"{form(_mean(searches, name))} ± {form(spread)}"
+        mean = form(_mean(searches, name))
+        spread = form(_spread([getattr(each, name) for each in searches]))
+        return f"{mean} ± {spread}" if len(searches) > 1 else mean
 
     return (
         arm,
@@ -204,6 +250,8 @@ def _difference(
 
 def _against(by_arm: Mapping[Pruner, Sequence[Search]], best: Pruner, arm: Pruner) -> str:
     gap, error = _difference(by_arm, arm, best)
+    if len(by_arm[arm]) == 1:
+        return f"{arm}: {gap:.4f} nats above it, on one seed, which says little"
     return f"{arm}: {gap:.4f} ± {error:.4f} nats above it (standard error over the seeds)"
 
 
