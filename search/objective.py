@@ -130,6 +130,10 @@ def _rounds(
     saved_at = time.monotonic()
     for finished in _train(trial, recipe, place, time_given, n_steps, saved):
         _judge(finished, place, progress)
+        if finished.number > n_reported:
+            trial.report(_value(progress.history[-1], place), finished.number)
+        yield finished
+        # Only now: a trial that is killed before it is decided whether it goes on is asked again.
         if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
             save_checkpoint(
                 paths,
@@ -143,9 +147,6 @@ def _rounds(
                 ),
             )
             saved_at = time.monotonic()
-        if finished.number > n_reported:
-            trial.report(_value(progress.history[-1], place), finished.number)
-        yield finished
 
 
 def _train(
