@@ -5,6 +5,10 @@ tuning"), in its form without pausing: a trial goes on if it is among the best `
 that have reached the rung so far, else it ends there. What differs is what a rung is: not a cut
 through one long schedule, where the learning rate is at its peak and ranks misleadingly, but the
 end of a schedule of its own.
+
+A trial that passes goes on from the rung's weights, its learning rate warmed up again, so nothing
+is trained twice. The other way, a constant rate from which each look branches off with a decay of
+its own, ranked no better at the same cost, and configurations with a high rate diverged in it.
 """
 
 import itertools
