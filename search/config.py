@@ -17,7 +17,7 @@ from search.words import suggestion
 from spaces.trial import Value
 
 Sampler = Literal["tpe", "random", "grid", "gp", "cmaes", "nsga2"]
-Pruner = Literal["median", "none", "percentile", "sha", "hyperband"]
+Pruner = Literal["median", "none", "percentile", "sha", "hyperband", "rungs"]
 Metric = Literal["log_loss", "accuracy", "balanced_accuracy", "macro_f1"]
 Preset = Literal["quick", "balanced", "best"]
 
@@ -73,6 +73,15 @@ class StudyConfig(BaseModel):
     metric: Metric = Field("log_loss", description="What the search optimizes on the stop role.")
     sampler: Sampler = Field("tpe", description="How new configurations are chosen.")
     pruner: Pruner = Field("median", description="How weak trials are ended early.")
+    rungs: int = Field(
+        2,
+        ge=1,
+        le=6,
+        description="With --pruner rungs: short schedules before a trial's last one.",
+    )
+    eta: int = Field(
+        2, ge=2, le=8, description="With --pruner rungs: one of so many trials passes a rung."
+    )
     space: str = Field(
         "auto", description="Space to search: default, digits, small; auto: by the data."
     )

@@ -40,13 +40,13 @@ def run_trials(
         deadline: When the search must be over, if at all.
     """
     record = read_record(open_study(paths))
-    config = record.config
+    config, plan = record.config, record.plan
     study = open_study(
         paths,
         sampler=make_sampler(
             config.sampler, seed=config.seed, space=record.space, task=record.task
         ),
-        pruner=make_pruner(config.pruner, n_rounds=record.plan.n_rounds),
+        pruner=make_pruner(config.pruner, n_rounds=plan.n_rounds, rungs=plan.rungs),
     )
     place = open_workplace(paths, record, slot, stopping)
     while not stopping():
@@ -78,7 +78,9 @@ def _run_next(
         return False
     seconds = plan.seconds
     if deadline and seconds is not None:
-        seconds = deadline.share(study.get_trials(deepcopy=False))
+        seconds = deadline.share(
+            study.get_trials(deepcopy=False), expected_share=plan.expected_share
+        )
     _run(study, trial, place, TrialTime(seconds=seconds, deadline=deadline))
     return True
 

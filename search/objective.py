@@ -151,6 +151,10 @@ def _rounds(
     saved_at = time.monotonic()
     for finished in _train(job, place, n_steps, saved):
         _judge(finished, job, place, progress)
+        if finished.number > n_reported:
+            trial.report(_value(progress.history[-1], place), finished.number)
+        yield finished
+        # Only now: a trial that is killed before it is decided whether it goes on is asked again.
         if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
             save_checkpoint(
                 paths,
@@ -165,9 +169,6 @@ def _rounds(
                 ),
             )
             saved_at = time.monotonic()
-        if finished.number > n_reported:
-            trial.report(_value(progress.history[-1], place), finished.number)
-        yield finished
 
 
 def _train(job: _Job, place: Workplace, n_steps: int, saved: Checkpoint | None) -> Iterator[Round]:
@@ -175,6 +176,7 @@ def _train(job: _Job, place: Workplace, n_steps: int, saved: Checkpoint | None) 
     timeout = place.record.config.trial_timeout_seconds or np.inf
     seconds, deadline = job.time_given.seconds, job.time_given.deadline
     ends_at = time.monotonic() + min(timeout, TOLERANCE * seconds if seconds else np.inf)
+    rungs = place.record.plan.rungs
 
     def out_of_time() -> bool:
         return time.monotonic() > ends_at or (deadline is not None and deadline.left() == 0)
@@ -188,6 +190,7 @@ def _train(job: _Job, place: Workplace, n_steps: int, saved: Checkpoint | None) 
             n_rounds=place.record.plan.n_rounds,
             seed=job.assignment.seed,
             autocast_dtype=place.autocast_dtype,
+            rungs=rungs.rounds if rungs else (),
             resume=saved.training if saved else None,
             interrupted=lambda: place.stopping() or out_of_time(),
         )

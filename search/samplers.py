@@ -32,6 +32,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.config import Pruner, Sampler
 from search.errors import ConfigError
+from search.rungs import RungPruner, Rungs
 from search.seeding import derive_seed
 from spaces.space import Space, suggest_recipe
 from spaces.task import Task
@@ -136,12 +137,17 @@ def make_sampler(name: Sampler, *, seed: int, space: Space, task: Task) -> BaseS
     return SeededSampler(makers[name], seed)
 
 
-def make_pruner(name: Pruner, *, n_rounds: int) -> BasePruner:
+def make_pruner(name: Pruner, *, n_rounds: int, rungs: Rungs | None = None) -> BasePruner:
     """Return the pruner of a study whose trials report `n_rounds` times.
 
     A schedule that anneals says little before its middle: after a quarter the ranking misleads,
     from half on it is as good as the final one. So no pruner looks earlier than that, but the
-    halving ones, which begin at a quarter.
+    halving ones, which begin at a quarter, and rungs, each of which ends a schedule of its own.
+
+    Args:
+        name: Which one.
+        n_rounds: Reports of a trial.
+        rungs: Where the schedules of a trial end, if it has several.
     """
     half, quarter = -(-n_rounds // 2), max(1, n_rounds // 4)
     makers: Mapping[Pruner, Callable[[], BasePruner]] = {
@@ -153,6 +159,11 @@ def make_pruner(name: Pruner, *, n_rounds: int) -> BasePruner:
         "sha": lambda: SuccessiveHalvingPruner(min_resource=quarter, reduction_factor=2),
         "hyperband": lambda: HyperbandPruner(
             min_resource=quarter, max_resource=max(n_rounds, quarter + 1), reduction_factor=2
+        ),
+        "rungs": lambda: (
+            RungPruner(rungs, n_rounds=n_rounds, n_startup_trials=N_STARTUP_TRIALS)
+            if rungs
+            else NopPruner()  # trials of one round
         ),
     }
     return makers[name]()

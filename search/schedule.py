@@ -3,12 +3,13 @@
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.assignments import EXPECTED_SECONDS
 from search.config import StudyConfig
+from search.rungs import Rungs, place_rungs
 
 # Images that one trial sees at least, in epochs of the usual size: 24 epochs of 1,258 or of 10,000
 # images, 10 of 40,000.
@@ -37,6 +38,13 @@ class Plan:
     """Epochs of a trial; None: what its seconds allow."""
     seconds: float | None
     """Seconds of a trial, where no deadline says otherwise; None: `n_epochs` counts."""
+    rungs: Rungs | None = None
+    """Where trials are looked at before their last schedule; None: they have one schedule."""
+
+    @property
+    def expected_share(self) -> float:
+        """Part of a whole trial that one takes in the mean, as far as rungs end it."""
+        return self.rungs.expected_share(self.n_rounds) if self.rungs else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +71,8 @@ class Deadline:
             expected = float(waiting[0].user_attrs[EXPECTED_SECONDS])
             return self.left() < max(MIN_TRIAL_SECONDS, expected)
         if plan.seconds is not None:
-            return self.left() < max(MIN_TRIAL_SECONDS, plan.seconds / 3)
+            usual = plan.seconds * plan.expected_share
+            return self.left() < max(MIN_TRIAL_SECONDS, usual / 3)
         taken = [
             float(trial.user_attrs["seconds"])
             for trial in trials
@@ -71,14 +80,17 @@ class Deadline:
         ]
         return self.left() < max(MIN_TRIAL_SECONDS, statistics.median(taken) if taken else 0)
 
-    def share(self, trials: Sequence[FrozenTrial]) -> float:
+    def share(self, trials: Sequence[FrozenTrial], *, expected_share: float = 1.0) -> float:
         """Return the seconds that the trial that begins now may take.
 
         Args:
             trials: All trials of the study, the one that begins included.
+            expected_share: Part of a whole trial that one takes in the mean.
 
         Returns:
-            Its equal part of the time of all workers; a trial that runs counts as half a trial.
+            What a whole trial takes if the mean one takes its equal part of the time of all
+            workers; a trial that runs counts as half a trial. Where few trials are left, and
+            chance may let all of them pass, it is less: half way between its part and all.
         """
         n_finished = sum(
             trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials
@@ -87,7 +99,9 @@ class Deadline:
         n_others = max(0, n_running - 1)
         n_to_start = max(1, self.n_trials - n_finished - n_others)
         n_slots = min(self.n_workers, n_to_start + n_others)
-        return min(self.left(), self.left() * n_slots / (n_to_start + 0.5 * n_others))
+        left = self.left()
+        part = min(left, left * n_slots / (n_to_start + 0.5 * n_others))
+        return min(part / expected_share, (part + left) / 2)
 
 
 def search_deadline(config: StudyConfig, *, started: float, n_workers: int) -> Deadline | None:
@@ -121,12 +135,20 @@ def plan_trials(config: StudyConfig, *, n_train: int, n_workers: int) -> Plan:
 
     A trial of a stated number of epochs reports after each of them. Where `--budget` sets the
     length, trials have different numbers of epochs; they report ten times in equal parts, so that
-    a pruner compares like with like.
+    a pruner compares like with like. Where rungs end most trials, the whole ones are longer.
     """
     if config.budget_seconds is not None and config.epochs is None:
         seconds = config.budget_seconds * (1 - RESERVED_SHARE) * _search_share(config)
         seconds *= n_workers / config.trials
-        return Plan(n_rounds=ROUNDS_BY_TIME, n_epochs=None, seconds=seconds)
+        rungs = _rungs(config, ROUNDS_BY_TIME)
+        plan = Plan(n_rounds=ROUNDS_BY_TIME, n_epochs=None, seconds=seconds, rungs=rungs)
+        return replace(plan, seconds=seconds / plan.expected_share)
     usual = min(MAX_EPOCHS, max(MIN_EPOCHS, round(IMAGES_PER_TRIAL / n_train)))
     epochs = config.epochs or usual
-    return Plan(n_rounds=epochs, n_epochs=epochs, seconds=None)
+    return Plan(n_rounds=epochs, n_epochs=epochs, seconds=None, rungs=_rungs(config, epochs))
+
+
+def _rungs(config: StudyConfig, n_rounds: int) -> Rungs | None:
+    if config.pruner != "rungs":
+        return None
+    return place_rungs(n_rounds, n_rungs=config.rungs, eta=config.eta)

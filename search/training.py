@@ -13,7 +13,8 @@ shuffled anew, so every image has the same chance.
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,6 +105,7 @@ def train(  # noqa: PLR0913
     n_rounds: int,
     seed: int,
     autocast_dtype: torch.dtype | None,
+    rungs: Sequence[int] = (),
     resume: Mapping[str, Any] | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Round]:
@@ -117,8 +119,10 @@ def train(  # noqa: PLR0913
         n_rounds: How often to report, evenly over the steps; at most once a step.
         seed: Of everything random.
         autocast_dtype: Lower precision for forward and backward passes, or None for float32.
-        resume: What `Round.state` returned in a training with the same other arguments; only
-            `n_rounds` may differ if the state's step ends a round in both.
+        rungs: Rounds, rising, at whose ends a complete schedule ends and the next one begins:
+            the learning rate is warmed up again, the weights stay (Loshchilov and Hutter 2017).
+        resume: What `Round.state` returned in a training with the same other arguments; without
+            `rungs`, `n_rounds` may differ if the state's step ends a round in both.
         interrupted: Asked before every step.
 
     Yields:
@@ -131,7 +135,8 @@ def train(  # noqa: PLR0913
     began = time.perf_counter()
     n_rounds = min(n_rounds, n_steps)
     ends = [math.ceil(n_steps * number / n_rounds) for number in range(1, n_rounds + 1)]
-    training = _Training(recipe, task, images, n_steps, seed, autocast_dtype)
+    schedule_ends = (*(ends[number - 1] for number in rungs if number < n_rounds), n_steps)
+    training = _Training(recipe, task, images, schedule_ends, seed, autocast_dtype)
     if resume is not None:
         training.load(resume)
     training.seconds += time.perf_counter() - began
@@ -160,14 +165,15 @@ class _Training:
         recipe: Recipe,
         task: Task,
         images: TrainingImages,
-        n_steps: int,
+        schedule_ends: Sequence[int],
         seed: int,
         autocast_dtype: torch.dtype | None,
     ) -> None:
         optimizer = clip_batch(recipe.optimizer, len(images.rows))
         recipe = replace(recipe, optimizer=optimizer)
         self._recipe, self._task, self._images = recipe, task, images
-        self._n_steps, self._autocast_dtype = n_steps, autocast_dtype
+        self._schedule_ends, self._n_steps = schedule_ends, schedule_ends[-1]
+        self._autocast_dtype = autocast_dtype
         self._device = images.images.device
         self.batch_size = optimizer.batch_size
         self._per_epoch = n_steps_per_epoch(len(images.rows), self.batch_size)
@@ -176,13 +182,13 @@ class _Training:
         self._sides = torch.rand(len(images.images), generator=self._generator) < 0.5
         self._network = _start_network(recipe, task, images, self._generator)
         self._optimizer = build_optimizer(self._network, recipe.optimizer)
-        self._average = build_average(recipe.optimizer.averaging, self._network, n_steps=n_steps)
+        self._average = build_average(recipe.optimizer.averaging, self._network)
         self._scaler = torch.amp.GradScaler(
             self._device.type, enabled=autocast_dtype == torch.float16
         )
         self._rows, self._order = images.rows.cpu(), images.rows.cpu()
         self._shift = round(recipe.augmentation.crop * task.image_size)
-        self._stem_freezes_at = math.ceil(_STEM_TRAINS_FOR * n_steps)
+        self._stem_freezes_at = math.ceil(_STEM_TRAINS_FOR * self._n_steps)
         self._random = _get_global_random(self._device)
         self.n_steps_done = 0
         self.seconds = 0.0
@@ -244,8 +250,9 @@ class _Training:
 
     def _step(self) -> Tensor:
         """Train on one batch, and return its loss without waiting for it."""
-        progress = self.n_steps_done / self._n_steps
-        set_learning_rate(self._optimizer, learning_rate_factor(self._recipe.optimizer, progress))
+        n_done, n_steps = self._place_in_schedule()
+        factor = learning_rate_factor(self._recipe.optimizer, n_done / n_steps)
+        set_learning_rate(self._optimizer, factor)
         if self.n_steps_done == self._stem_freezes_at:
             _freeze_stem(self._network)
         loss = self._loss(self._next_batch())
@@ -255,8 +262,14 @@ class _Training:
         self._scaler.update()
         self.n_steps_done += 1
         if self._average is not None:
-            self._average.update(self.n_steps_done)
+            self._average.update(n_done + 1, n_steps)
         return loss.detach()
+
+    def _place_in_schedule(self) -> tuple[int, int]:
+        """Return the steps already done of the schedule that runs, and those that it has."""
+        number = bisect_right(self._schedule_ends, self.n_steps_done)
+        begin = self._schedule_ends[number - 1] if number else 0
+        return self.n_steps_done - begin, self._schedule_ends[number] - begin
 
     def _next_batch(self) -> MixedBatch:
         """Choose, vary and mix the images of the next step."""

@@ -62,21 +62,22 @@ class WeightAverage:
     """An average of a network's weights over its training, kept as a second network.
 
     * `ema`: every step, an exponential average that reaches back over a tenth of all steps (decay
-      1 - 10 / steps; less in the first ones, so that the untrained weights are soon forgotten).
+      1 - 10 / steps; less in the first ones, so that the weights before them are soon forgotten).
     * `lookahead`: every 5 steps the average moves toward the weights, by less and less, and the
       weights start again from the average (Zhang et al. 2019; Jordan 2024 for the decay,
       0.95^5 (step / steps)^3). After the last step both are the same.
+
+    Both count the steps of one schedule; where another one follows, they begin anew.
 
     Running statistics of norm layers are averaged like the weights. They describe what the
     average sees to first order, cost no pass over the images, and forget the early networks as
     the weights do; copied ones would describe the last network, not the averaged one.
     """
 
-    def __init__(self, averaging: Averaging, network: nn.Module, *, n_steps: int) -> None:
+    def __init__(self, averaging: Averaging, network: nn.Module) -> None:
         self.network = copy.deepcopy(network).requires_grad_(False).eval()  # noqa: FBT003
         """The average, ready to be evaluated."""
         self._averaging = averaging
-        self._n_steps = n_steps
         averaged, current = (list(_state(each)) for each in (self.network, network))
         is_float = [tensor.is_floating_point() for tensor in current]
         self._averages, self._weights = (
@@ -90,24 +91,22 @@ class WeightAverage:
         ]
 
     @torch.no_grad()
-    def update(self, n_steps_done: int) -> None:
-        """Take in the weights after a step, counted from 1."""
+    def update(self, n_steps_done: int, n_steps: int) -> None:
+        """Take in the weights after a step of a schedule, counted from 1, of so many."""
         if self._averaging == "ema":
-            decay = min(max(0.0, 1 - 10 / self._n_steps), n_steps_done / (9 + n_steps_done))
+            decay = min(max(0.0, 1 - 10 / n_steps), n_steps_done / (9 + n_steps_done))
             torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
-        elif n_steps_done % _LOOKAHEAD_EVERY == 0 or n_steps_done == self._n_steps:
-            decay = 0.95**_LOOKAHEAD_EVERY * (n_steps_done / self._n_steps) ** 3
+        elif n_steps_done % _LOOKAHEAD_EVERY == 0 or n_steps_done == n_steps:
+            decay = 0.95**_LOOKAHEAD_EVERY * (n_steps_done / n_steps) ** 3
             torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
             torch._foreach_copy_(self._weights, self._averages)
         for averaged, current in self._counters:
             averaged.copy_(current)
 
 
-def build_average(
-    averaging: Averaging, network: nn.Module, *, n_steps: int
-) -> WeightAverage | None:
-    """Build the average of a network's weights over `n_steps` steps, if there is to be one."""
-    return None if averaging == "none" else WeightAverage(averaging, network, n_steps=n_steps)
+def build_average(averaging: Averaging, network: nn.Module) -> WeightAverage | None:
+    """Build the average of a network's weights, if there is to be one."""
+    return None if averaging == "none" else WeightAverage(averaging, network)
 
 
 def _parameter_groups(

@@ -1,11 +1,26 @@
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from runs import Command, Shell, is_alive, n_reports, read_states, until, worker_pids
+from optuna.trial import TrialState
+from runs import (
+    Command,
+    Shell,
+    is_alive,
+    make_tiny_study,
+    n_reports,
+    read_states,
+    until,
+    worker_pids,
+)
 
+from search.devices import Slot
 from search.interruption import watched_signals
+from search.loop import run_trials
+from search.storage import hand_back_orphans, open_study
 
 # A trial of one second or two, so that a signal meets it in the middle.
 LONGER = (
@@ -82,6 +97,64 @@ def test_a_study_survives_ctrl_c_sigterm_and_killed_processes(shell: Shell) -> N
     assert ran.code == 0, ran.err
     assert len(worker_pids(log)) == n_workers + 1
     assert_whole(shell, n_trials=N_TRIALS_AT_THE_END)
+
+
+# A worker that is killed as soon as it has saved 12 rounds, or when it decides about round 20.
+WORK = """
+import os, signal, sys
+from pathlib import Path
+from search import objective
+from search.devices import Slot
+from search.loop import run_trials
+from search.paths import StudyPaths
+from search.rungs import RungPruner
+
+def dying(function, is_time):
+    def run(*arguments):
+        if is_time(*arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+    return run
+
+folder, moment = sys.argv[1:]
+objective.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+if moment == "training":
+    save = objective.save_checkpoint
+    objective.save_checkpoint = dying(save, lambda _, saved: len(saved.history) == 13)
+else:
+    RungPruner.prune = dying(RungPruner.prune, lambda *asked: asked[-1].last_step == 20)
+slot = Slot(number=0, device="cpu", n_threads=1)
+run_trials(StudyPaths(Path(folder)), slot, lambda: False, n_trials=3, deadline=None)
+"""
+
+
+@pytest.mark.slow
+def test_a_trial_killed_between_rungs_and_at_one_equals_an_unbroken_one(tmp_path: Path) -> None:
+    # The rungs of its 40 rounds are 10 and 20.
+    unbroken, broken = (
+        make_tiny_study(tmp_path / name, trials=3, epochs=40, pruner="rungs")
+        for name in ("unbroken", "broken")
+    )
+    slot = Slot(number=0, device="cpu", n_threads=1)
+    run_trials(unbroken.paths, slot, lambda: False, n_trials=3, deadline=None)
+
+    for moment, n_reported in (("training", 13), ("deciding", 20)):
+        command = [sys.executable, "-c", WORK, str(broken.paths.folder), moment]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert len(broken.trials()[0].intermediate_values) == n_reported
+        assert broken.paths.trial(0).checkpoint.is_file()
+        hand_back_orphans(open_study(broken.paths), broken.paths, alive=(), suspect=True)
+    run_trials(broken.paths, slot, lambda: False, n_trials=3, deadline=None)
+
+    one, two = (
+        [
+            (trial.state, trial.value, trial.params, trial.intermediate_values)
+            for trial in study.trials()[:3]
+        ]
+        for study in (unbroken, broken)
+    )
+    assert one == two
+    assert TrialState.PRUNED in {state for state, *_ in one}
 
 
 def test_the_first_signal_is_a_flag_and_the_handlers_come_back() -> None:

@@ -19,6 +19,7 @@ from search.config import StudyConfig
 from search.devices import Slot
 from search.loop import run_trials
 from search.retention import kept_trials
+from search.rungs import Rungs
 from search.running import RunResult, run_study
 from search.study import Study, load_study
 
@@ -222,18 +223,19 @@ def test_another_seed_is_another_search(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("pruner", "n_trials"), [("median", 2), ("rungs", 3)])
 def test_an_interrupted_study_equals_an_unbroken_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pruner: str, n_trials: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objective, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     unbroken, broken = (
-        make_tiny_study(tmp_path / name, trials=2, epochs=6, snapshots=2)
+        make_tiny_study(tmp_path / name, trials=n_trials, epochs=6, pruner=pruner, snapshots=2)
         for name in ("unbroken", "broken")
     )
     n_interruptions = 0
 
-    run_trials(unbroken.paths, ONE_THREAD, lambda: False, n_trials=2, deadline=None)
-    while broken.counts().finished < 2:
+    run_trials(unbroken.paths, ONE_THREAD, lambda: False, n_trials=n_trials, deadline=None)
+    while broken.counts().finished < n_trials:
         n_asked = 0
 
         def stop_soon() -> bool:
@@ -241,14 +243,14 @@ def test_an_interrupted_study_equals_an_unbroken_one(
             n_asked += 1
             return n_asked > 4
 
-        run_trials(broken.paths, ONE_THREAD, stop_soon, n_trials=2, deadline=None)
+        run_trials(broken.paths, ONE_THREAD, stop_soon, n_trials=n_trials, deadline=None)
         n_interruptions += 1
         assert broken.counts().running == 0
         assert n_interruptions < 30
 
     assert n_interruptions > 2
     assert numbers(broken) == numbers(unbroken)
-    assert_same_predictions(broken, unbroken, range(2))
+    assert_same_predictions(broken, unbroken, range(n_trials))
     assert len(snapshot_files(unbroken)) >= 8
     assert snapshot_files(broken) == snapshot_files(unbroken)
     assert not list(broken.paths.folder.glob("trials/*/checkpoint.pt"))
@@ -283,6 +285,27 @@ def test_a_pruned_trial_is_a_candidate_and_only_the_best_keep_weights(tmp_path: 
     )
     assert {trial.number for trial in by_log_loss[:5]} <= kept
     assert len(load_file(study.paths.trial(min(kept)).weights)) > 4
+
+
+@pytest.mark.slow
+def test_half_of_the_trials_end_at_a_rung_with_its_predictions(tmp_path: Path) -> None:
+    study = run_tiny(tmp_path, trials=12, epochs=4, limit_train=100, pruner="rungs", seed=3).study
+
+    trials = [trial for trial in study.trials() if trial.state.is_finished()]
+    reached = [max(trial.intermediate_values) for trial in trials]
+    pruned = [trial for trial in trials if trial.state == optuna.trial.TrialState.PRUNED]
+    assert study.record.plan.rungs == Rungs(rounds=(1, 2), eta=2)
+    assert len(trials) == 12
+    # In whatever order they come, no more than half of them and the first go on, and at least two.
+    assert 2 <= sum(rounds > 1 for rounds in reached) <= 10
+    assert len(pruned) >= 2
+    assert all(max(trial.intermediate_values) in (1, 2) for trial in pruned)
+    assert all(trial.user_attrs["ending"].startswith("pruned after round") for trial in pruned)
+    assert all(
+        np.isfinite(np.load(study.paths.trial(trial.number).predictions(role))).all()
+        for trial in pruned
+        for role in ("stop", "ens", "test")
+    )
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 from search.config import Pruner, Sampler, StudyConfig
 from search.errors import ConfigError
 from search.preparation import bounded_by_grid
+from search.rungs import place_rungs
 from search.samplers import grid_of, make_pruner, make_sampler
 from spaces.space import SPACES, Space, suggest_recipe
 from spaces.task import Task
@@ -90,7 +91,8 @@ def test_a_grid_that_is_too_large_says_what_to_narrow() -> None:
 
 @pytest.mark.parametrize("name", get_args(Pruner))
 def test_every_pruner_but_none_ends_a_hopeless_trial(name: Pruner) -> None:
-    study = optuna.create_study(pruner=make_pruner(name, n_rounds=8))
+    rungs = place_rungs(8, n_rungs=2, eta=2)
+    study = optuna.create_study(pruner=make_pruner(name, n_rounds=8, rungs=rungs))
 
     pruned = 0
     for number in range(40):
@@ -108,7 +110,8 @@ def test_every_pruner_but_none_ends_a_hopeless_trial(name: Pruner) -> None:
 @pytest.mark.parametrize("n_rounds", [1, 2, 3, 10])
 @pytest.mark.parametrize("name", get_args(Pruner))
 def test_pruners_take_any_number_of_rounds(name: Pruner, n_rounds: int) -> None:
-    study = optuna.create_study(pruner=make_pruner(name, n_rounds=n_rounds))
+    rungs = place_rungs(n_rounds, n_rungs=2, eta=2)
+    study = optuna.create_study(pruner=make_pruner(name, n_rounds=n_rounds, rungs=rungs))
 
     trial = study.ask()
     trial.report(1.0, n_rounds)

@@ -5,6 +5,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from search.config import StudyConfig
+from search.rungs import Rungs
 from search.schedule import Deadline, Plan, plan_trials, search_deadline, training_end
 
 
@@ -62,6 +63,54 @@ def test_the_last_trial_gets_no_more_than_is_left() -> None:
     trials = _trials(TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING)
 
     assert deadline.share(trials) == pytest.approx(100, rel=0.01)
+
+
+def test_trials_with_rungs_are_so_much_longer_that_the_mean_one_takes_its_part() -> None:
+    config = StudyConfig(budget="1000s", trials=38, pruner="rungs", eta=2, rungs=2)
+
+    plan = plan_trials(config, n_train=10_000, n_workers=2)
+
+    # Rungs after 3 and 5 of 10 rounds: 3 + 2 / 2 + 5 / 4 rounds in the mean.
+    assert plan.rungs == Rungs(rounds=(3, 5), eta=2)
+    assert plan.expected_share == pytest.approx(0.525)
+    assert plan.seconds == pytest.approx(1000 * 0.95 * 2 / 38 / 0.525)
+
+
+def test_stated_epochs_are_those_of_a_whole_trial_with_rungs() -> None:
+    plan = plan_trials(StudyConfig(epochs=8, pruner="rungs"), n_train=10_000, n_workers=2)
+
+    assert (plan.n_epochs, plan.n_rounds, plan.seconds) == (8, 8, None)
+    assert plan.rungs == Rungs(rounds=(2, 4), eta=2)
+
+
+def test_only_the_pruner_of_that_name_has_rungs() -> None:
+    assert plan_trials(StudyConfig(rungs=3), n_train=10_000, n_workers=2).rungs is None
+
+
+def test_a_whole_trial_may_take_its_part_of_what_those_leave_that_end_early() -> None:
+    deadline = Deadline(at=time.time() + 100, n_trials=10, n_workers=1)
+
+    assert deadline.share(_trials(TrialState.RUNNING), expected_share=0.5) == pytest.approx(
+        20, rel=0.01
+    )
+
+
+def test_the_last_trials_leave_time_for_each_other_though_all_may_pass() -> None:
+    # One of two that are left: its part is 50 s, and no more than half of the other's is taken.
+    deadline = Deadline(at=time.time() + 100, n_trials=2, n_workers=1)
+
+    assert deadline.share(_trials(TrialState.RUNNING), expected_share=0.5) == pytest.approx(
+        75, rel=0.01
+    )
+
+
+def test_rungs_do_not_change_how_late_a_trial_may_begin() -> None:
+    plain = Plan(n_rounds=8, n_epochs=None, seconds=30.0)
+    longer = Plan(n_rounds=8, n_epochs=None, seconds=60.0, rungs=Rungs(rounds=(2, 4), eta=2))
+
+    for plan in (plain, longer):
+        assert Deadline(at=time.time() + 9, n_trials=9, n_workers=1).too_late([], plan)
+        assert not Deadline(at=time.time() + 12, n_trials=9, n_workers=1).too_late([], plan)
 
 
 def test_a_trial_that_cannot_end_is_not_begun() -> None:

@@ -3,7 +3,7 @@ import io
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, get_args
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 from padding import pad_images
 from torch import Tensor
 
+from search import training
 from search.teaching import Teaching
 from search.training import (
     Diverged,
@@ -209,6 +210,54 @@ def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(name: str) -> Non
         assert resumed[-1].train_loss == last_loss
         assert resumed[-1].images_seen == last_seen
         assert resumed[-1].seconds > resumed[0].seconds or len(resumed) == 1
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_a_training_resumed_between_rungs_equals_an_unbroken_one(name: str) -> None:
+    *_, unbroken = run(AVERAGES[name], n_rounds=8, rungs=(2, 4))
+
+    for number in (1, 2, 3, 5):
+        interrupted = islice(run(AVERAGES[name], n_rounds=8, rungs=(2, 4)), number)
+        state = through_a_file([finished.state() for finished in interrupted][-1])
+        *_, resumed = run(AVERAGES[name], n_rounds=8, rungs=(2, 4), resume=state)
+
+        assert same(weights_of(resumed), weights_of(unbroken))
+
+
+def test_a_rung_is_the_very_training_that_ends_there() -> None:
+    # Only the bias of a whitening stem, which trains for a share of all steps, would differ.
+    recipe = AVERAGES["adamw, ema, cosine, trivial"]
+
+    *_, short = run(recipe, n_steps=10)
+    at_the_rung, beyond = list(run(recipe, n_steps=20, n_rounds=4, rungs=(2,)))[1:3]
+    first, second = (
+        weights_of(list(islice(run(recipe, n_steps=20, n_rounds=4, rungs=(2,)), number))[-1])
+        for number in (2, 3)
+    )
+
+    assert same(first, weights_of(short))
+    assert not same(second, first)
+    assert (at_the_rung.images_seen, beyond.images_seen) == (160, 240)
+
+
+def test_the_learning_rate_rises_and_falls_anew_after_each_rung(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    factors: list[float] = []
+    monkeypatch.setattr(training, "set_learning_rate", lambda _, factor: factors.append(factor))
+
+    list(run(PLAIN, n_steps=20, n_rounds=4, rungs=(1, 2)))
+
+    # Schedules of 5, 5 and 10 steps, a fifth of each is warm-up; then down to 0.07.
+    short, long = [0.2, 1.0, 0.7675, 0.535, 0.3025], [0.2, 0.6, 1.0, 0.88375, 0.7675]
+    assert factors[:15] == pytest.approx(short + short + long)
+
+
+def test_a_rung_beyond_the_last_round_is_none() -> None:
+    *_, expected = run(PLAIN, n_steps=3, n_rounds=3)
+    *_, last = run(PLAIN, n_steps=3, n_rounds=10, rungs=(3, 5))
+
+    assert same(weights_of(last), weights_of(expected))
 
 
 def test_a_finished_training_has_nothing_to_resume() -> None:

@@ -164,17 +164,17 @@ def test_the_warmup_rises_from_a_fifth_to_the_peak(schedule: ScheduleName) -> No
 
 
 def test_no_averaging_builds_no_average() -> None:
-    assert build_average("none", small_network(), n_steps=10) is None
+    assert build_average("none", small_network()) is None
 
 
 def test_the_exponential_average_follows_its_decay() -> None:
     network = one_weight(0.0)
-    average = WeightAverage("ema", network, n_steps=20)
+    average = WeightAverage("ema", network)
 
     values = []
     for step in range(1, 21):
         nn.init.constant_(network.weight, float(step))
-        average.update(step)
+        average.update(step, 20)
         values.append(weight_of(average))
 
     # Decay t / (9 + t) = 0.1, 2/11, 0.25 ... until it reaches 1 - 10 / 20 after nine steps.
@@ -185,22 +185,22 @@ def test_the_exponential_average_follows_its_decay() -> None:
 
 def test_an_average_of_equal_weights_is_those_weights() -> None:
     network = one_weight(0.7)
-    average = WeightAverage("ema", network, n_steps=5)
+    average = WeightAverage("ema", network)
 
     for step in range(1, 6):
-        average.update(step)
+        average.update(step, 5)
 
     assert weight_of(average) == network.weight.item()
 
 
 def test_lookahead_pulls_the_weights_back_every_five_steps_and_at_the_end() -> None:
     network = one_weight(0.0)
-    average = WeightAverage("lookahead", network, n_steps=12)
+    average = WeightAverage("lookahead", network)
 
     values = []
     for step in range(1, 13):
         nn.init.constant_(network.weight, float(step))
-        average.update(step)
+        average.update(step, 12)
         values.append(network.weight.item())
 
     decay_5, decay_10, decay_12 = (0.95**5 * (step / 12) ** 3 for step in (5, 10, 12))
@@ -215,13 +215,13 @@ def test_lookahead_pulls_the_weights_back_every_five_steps_and_at_the_end() -> N
 @pytest.mark.parametrize("averaging", ["ema", "lookahead"])
 def test_running_statistics_are_averaged_and_counters_copied(averaging: Averaging) -> None:
     norm = nn.BatchNorm2d(1)
-    average = WeightAverage(averaging, norm, n_steps=5)
+    average = WeightAverage(averaging, norm)
     assert norm.running_mean is not None
     assert norm.num_batches_tracked is not None
 
     norm.running_mean.fill_(1.0)
     norm.num_batches_tracked.fill_(7)
-    average.update(5)
+    average.update(5, 5)
 
     decay = {"ema": 0.0, "lookahead": 0.95**5}[averaging]
     averaged: dict[str, Tensor] = average.network.state_dict()
@@ -232,7 +232,7 @@ def test_running_statistics_are_averaged_and_counters_copied(averaging: Averagin
 def test_the_averaged_network_is_ready_to_be_evaluated() -> None:
     network = small_network().train()
 
-    average = WeightAverage("ema", network, n_steps=5)
+    average = WeightAverage("ema", network)
 
     assert not any(module.training for module in average.network.modules())
     assert not any(parameter.requires_grad for parameter in average.network.parameters())
