@@ -71,10 +71,12 @@ class Stopwatch:
 
 
 @contextmanager
-def watched_trials(watch: Stopwatch) -> Iterator[None]:
+def watched_trials(watch: Stopwatch, *, checkpoints: bool = False) -> Iterator[None]:
     """Time the parts of the trials that this process runs meanwhile.
 
-    `rest` is what nobody claims: it is counted where the caller runs the trial as `rest`.
+    Args:
+        watch: Where they are counted. What no part claims is what the caller counts it as.
+        checkpoints: Write one after each round, not only every few seconds.
     """
 
     def build_watched(*positional: Any) -> torch.optim.Optimizer:
@@ -103,10 +105,14 @@ def watched_trials(watch: Stopwatch) -> Iterator[None]:
         (optuna.Trial, "set_user_attr", "study"),
     ]
     with mock.patch.object(search.training, "build_optimizer", build_watched):
-        patches = [
+        patches: list[Any] = [
             mock.patch.object(owner, name, watch.timed(part, getattr(owner, name)))
             for owner, name, part in owners
         ]
+        if checkpoints:
+            patches.append(
+                mock.patch.object(search.objective, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+            )
         for patch in patches:
             patch.start()
         try:

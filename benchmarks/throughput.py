@@ -77,7 +77,7 @@ def measure(flags: argparse.Namespace) -> Outcome:
                 sides[OURS].append(run_together(workers))
             used = sum(each.cpu_seconds for side in sides.values() for each in side)
             others = (busy_seconds() - began[1] - used) / (time.perf_counter() - began[0])
-            parts = run_together(workers[:1], timed=True).parts_cpu
+            parts = run_together(workers[:1], mode="timed").parts_cpu
     return _outcome(sides, parts, others, counts, n_epochs)
 
 

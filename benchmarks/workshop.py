@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from parts import Stopwatch, watched_trials
@@ -23,6 +23,8 @@ from search.storage import ask, open_study
 from search.study import Study
 from search.supervisor import start_context
 from search.workplace import open_workplace
+
+Mode = Literal["plain", "timed", "timed with checkpoints"]
 
 # The seventh known configuration of `spaces.known`: what a tutorial would try.
 TUTORIAL_POINT: dict[str, Any] = {
@@ -95,9 +97,9 @@ class Worker:
         self.process.start()
         other.close()
 
-    def begin_trial(self, *, timed: bool = False) -> None:
+    def begin_trial(self, mode: Mode) -> None:
         """Let the worker begin a trial; `finish` waits for its end."""
-        self.pipe.send(timed)
+        self.pipe.send(mode)
 
     def finish(self) -> Used:
         """Wait for the end of the trial."""
@@ -124,7 +126,7 @@ def warm_workers(study: Study, count: int) -> Iterator[list[Worker]]:
             worker.stop()
 
 
-def run_together(workers: list[Worker], *, timed: bool = False) -> Used:
+def run_together(workers: list[Worker], *, mode: Mode = "plain") -> Used:
     """Let each worker run a trial at the same time.
 
     Returns:
@@ -132,7 +134,7 @@ def run_together(workers: list[Worker], *, timed: bool = False) -> Used:
     """
     began = time.perf_counter()
     for worker in workers:
-        worker.begin_trial(timed=timed)
+        worker.begin_trial(mode)
     each = [worker.finish() for worker in workers]
     return Used(
         wall_seconds=time.perf_counter() - began,
@@ -174,21 +176,21 @@ def _work(folder: Path, slot: Slot, pipe: Connection) -> None:
 
     while True:
         try:
-            timed = pipe.recv()
+            mode: Mode = pipe.recv()
         except EOFError:
             return
         watch = Stopwatch()
         began = time.perf_counter(), time.process_time()
-        if timed:
-            with watched_trials(watch):
-                run_one(watch)
-        else:
+        if mode == "plain":
             run_one(watch)
+        else:
+            with watched_trials(watch, checkpoints=mode == "timed with checkpoints"):
+                run_one(watch)
         pipe.send(
             Used(
                 wall_seconds=time.perf_counter() - began[0],
                 cpu_seconds=time.process_time() - began[1],
-                parts_cpu=dict(watch.cpu) if timed else {},
-                parts_wall=dict(watch.wall) if timed else {},
+                parts_cpu={} if mode == "plain" else dict(watch.cpu),
+                parts_wall={} if mode == "plain" else dict(watch.wall),
             )
         )
