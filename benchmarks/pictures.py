@@ -65,7 +65,7 @@ def _draw(root: Path, counts: Mapping[str, int]) -> None:
             for number in range(count // N_CLASSES):
                 wave = np.sin(0.7 * across + generator.uniform(0, 2 * np.pi))
                 color = 0.5 + 0.5 * np.cos(label + np.arange(3))
-                noise = generator.normal(0, 50, (SIZE, SIZE, 3))
+                noise = generator.normal(0, 90, (SIZE, SIZE, 3))
                 pixels = 128 + 60 * wave[:, :, None] * color + noise
                 image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
                 image.save(folder / f"{number:05d}.jpg", quality=90)
