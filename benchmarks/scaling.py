@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py
 
-* Two workers beside one: trials in an hour, and CPU seconds of a trial.
+* Two workers beside one, one thread each: trials in an hour, and CPU seconds of a trial.
 * Asking for a trial, all its parameters included, and telling it, when the study has 10 to 5,000
   trials: as a worker does it that has been there for a while. CPU time, the fastest of seven.
 * Memory of 2, 4 and 8 workers on one store of images. RSS counts shared pages once for each

@@ -13,7 +13,7 @@ import optuna
 from parts import Stopwatch, watched_trials
 
 from search.config import StudyConfig
-from search.devices import Slot, plan_slots
+from search.devices import Slot
 from search.objective import TrialTime, run_trial
 from search.paths import StudyPaths
 from search.preparation import make_study
@@ -114,8 +114,8 @@ class Worker:
 
 @contextmanager
 def warm_workers(study: Study, count: int) -> Iterator[list[Worker]]:
-    """Give worker processes that have run a trial each, with one thread for each core's share."""
-    slots = plan_slots("cpu", count, n_gpus=0)
+    """Give worker processes that have run a trial each, with one thread each."""
+    slots = [Slot(number=number, device="cpu", n_threads=1) for number in range(count)]
     os.environ.update(slots[0].environment)  # the fork server is started with it
     workers = [Worker(study, slot) for slot in slots]
     try:
