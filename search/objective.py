@@ -116,7 +116,7 @@ def _rounds(
 ) -> Iterator[Round]:
     """Train, judge, report and save each round, from the checkpoint on if there is one."""
     paths = place.paths.trial(trial.number)
-    saved = load_checkpoint(paths, place.images.images.device)
+    saved = load_checkpoint(paths, place.images.device)
     if saved is not None:
         progress.history[:] = saved.history
         progress.best_round, progress.best_weights = saved.best_round, saved.best_weights
@@ -220,7 +220,7 @@ def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: _Prog
     paths = place.paths.trial(trial.number)
     network = build_network(recipe.architecture, place.record.task)
     network.load_state_dict(progress.best_weights)
-    network.to(place.images.images.device).to(memory_format=torch.channels_last)
+    network.to(place.images.device).to(memory_format=torch.channels_last)
     began = time.perf_counter()
     # In float32, as an exported bundle predicts.
     kept = {role: place.predict(network, rows, dtype=None) for role, rows in place.rows.items()}
@@ -245,7 +245,7 @@ def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: _Prog
     exhibit_trial(
         trial,
         place.paths,
-        stop_labels=place.images.labels[place.rows["stop"]].cpu().numpy(),
+        stop_labels=place.labels(place.rows["stop"]),
         class_names=place.record.class_names,
         best_round=progress.best_round,
     )

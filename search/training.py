@@ -35,6 +35,7 @@ from spaces.optimization import (
 from spaces.recipe import Recipe
 from spaces.suggestions.optimizer import clip_batch
 from spaces.task import Task
+from spaces.transfer import Feed, send
 from spaces.transforms import augment, crop, draw_flips, normalize
 
 _WHITENING_IMAGES = 5000
@@ -53,17 +54,24 @@ class Interrupted(Exception):  # noqa: N818
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingImages:
-    """Images, labels and which of them to train on, all on the device that computes."""
+    """Images, labels and which of them to train on."""
 
     images: UInt8[Tensor, "n padded padded c"]
-    """Pixels of all images, `pad` pixels of reflection around each."""
+    """Pixels of all images, `pad` pixels of reflection around each; on the device that computes,
+    or on the CPU: then each batch is sent to the device while it works on the one before."""
     labels: Int64[Tensor, " n"]
+    """On the device that computes."""
     rows: Int64[Tensor, " rows"]
-    """The images to train on."""
+    """The images to train on; on the CPU."""
     pad: int
     mean: tuple[float, ...]
     """Of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """The device that computes."""
+        return self.labels.device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +169,7 @@ class _Training:
         recipe = replace(recipe, optimizer=optimizer)
         self._recipe, self._task, self._images = recipe, task, images
         self._n_steps, self._autocast_dtype = n_steps, autocast_dtype
-        self._device = images.images.device
+        self._device = images.device
         self.batch_size = optimizer.batch_size
         self._per_epoch = n_steps_per_epoch(len(images.rows), self.batch_size)
         torch.manual_seed(seed)
@@ -173,7 +181,8 @@ class _Training:
         self._scaler = torch.amp.GradScaler(
             self._device.type, enabled=autocast_dtype == torch.float16
         )
-        self._rows, self._order = images.rows.cpu(), images.rows.cpu()
+        self._order = images.rows
+        self._feed = Feed(self._device)
         self._shift = round(recipe.augmentation.crop * task.image_size)
         self._stem_freezes_at = math.ceil(_STEM_TRAINS_FOR * n_steps)
         self._random = _get_global_random(self._device)
@@ -251,24 +260,27 @@ class _Training:
         images, augmentation, generator = self._images, self._recipe.augmentation, self._generator
         epoch, number = divmod(self.n_steps_done, self._per_epoch)
         if number == 0:
-            self._order = self._rows[torch.randperm(len(self._rows), generator=generator)]
+            self._order = images.rows[torch.randperm(len(images.rows), generator=generator)]
         rows = self._order[number * self.batch_size : (number + 1) * self.batch_size]
         mirrored = draw_flips(
             augmentation.flip, self._sides[rows], epoch=epoch, generator=generator
         )
-        rows = rows.to(self._device, non_blocking=True)
         pixels = crop(
             images.images,
-            rows,
+            send(rows, images.images.device),
             mirrored,
             pad=images.pad,
             shift=self._shift,
             generator=generator,
         )
         varied = augment(
-            pixels, augmentation, mean=images.mean, std=images.std, generator=generator
+            self._feed.send(pixels),
+            augmentation,
+            mean=images.mean,
+            std=images.std,
+            generator=generator,
         )
-        return mix(varied, images.labels[rows], augmentation, generator)
+        return mix(varied, images.labels[send(rows, self._device)], augmentation, generator)
 
     def _loss(self, batch: MixedBatch) -> Tensor:
         """Return the mean loss of a batch, its targets smoothed and mixed."""
@@ -294,13 +306,14 @@ def _start_network(
     """Build the network on its device, with the weights that it starts from."""
     network = build_network(recipe.architecture, task)
     initialize(network, recipe.architecture, generator)
-    network.to(images.images.device).to(memory_format=torch.channels_last)
+    network.to(images.device).to(memory_format=torch.channels_last)
     if recipe.architecture.stem == "whitening":
         values_each = task.image_size**2 * task.channels
         n = min(len(images.rows), _WHITENING_IMAGES, max(1, _WHITENING_VALUES // values_each))
         chosen = torch.randperm(len(images.rows), generator=generator)[:n]
         inside = slice(images.pad, images.pad + task.image_size)
-        pixels = images.images[images.rows[chosen.to(images.rows.device)]][:, inside, inside]
+        rows = images.rows[chosen].to(images.images.device)
+        pixels = images.images[rows][:, inside, inside].to(images.device)
         whiten(network, normalize(pixels, images.mean, images.std))
     return network
 

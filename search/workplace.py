@@ -1,5 +1,6 @@
 """What a worker keeps open from trial to trial: images, roles, device, precision."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -12,11 +13,12 @@ from ensembles.predictor import predict_log_probabilities
 from search.data.roles import Role, read_roles
 from search.data.store import open_store
 from search.devices import Slot
-from search.errors import SearchError
 from search.paths import StudyPaths
 from search.process import choose_autocast_dtype, prepare_process
 from search.record import StudyRecord
 from search.training import TrainingImages
+
+logger = logging.getLogger(__name__)
 
 JUDGED_ROLES: tuple[Role, ...] = ("stop", "ens", "test")
 # Rounds are compared on this many images of the stop role: on all 5,550 of a set like CIFAR-10,
@@ -33,7 +35,7 @@ class Workplace:
     record: StudyRecord
     images: TrainingImages
     rows: Mapping[Role, Int64[Tensor, " rows"]]
-    """Rows of the stop, ens and test roles."""
+    """Rows of the stop, ens and test roles; on the CPU."""
     round_rows: Int64[Tensor, " rows"]
     """Rows of the stop role on which rounds are compared."""
     autocast_dtype: torch.dtype | None
@@ -45,12 +47,12 @@ class Workplace:
         self, network: nn.Module, rows: Int64[Tensor, " rows"], *, dtype: torch.dtype | None
     ) -> Float[np.ndarray, "rows classes"]:
         """Return a network's log-probabilities for some images, in bounded memory."""
-        pad, size = self.images.pad, self.record.task.image_size
-        inner = slice(pad, pad + size)
+        images, pad = self.images.images, self.images.pad
+        inner = slice(pad, pad + self.record.task.image_size)
         chunks = [
             predict_log_probabilities(
                 network,
-                self.images.images[part][:, inner, inner],
+                images[part.to(images.device)][:, inner, inner],
                 mean=self.images.mean,
                 std=self.images.std,
                 autocast_dtype=dtype,
@@ -61,7 +63,7 @@ class Workplace:
 
     def labels(self, rows: Int64[Tensor, " rows"]) -> Int64[np.ndarray, " rows"]:
         """Return the true classes of some images."""
-        labels: np.ndarray = self.images.labels[rows].cpu().numpy()
+        labels: np.ndarray = self.images.labels.cpu()[rows].numpy()
         return labels
 
 
@@ -70,8 +72,8 @@ def open_workplace(
 ) -> Workplace:
     """Prepare this process and open the images of a study.
 
-    On a CPU the images stay in a memory map that all workers share; on a GPU they are moved to the
-    device, with all that is computed from them.
+    On a CPU the images stay in a memory map that all workers share. They are moved to a GPU if
+    they leave it enough room; else they stay in the map too, and batches are sent.
 
     Raises:
         DataError: The decoded images are not there any more, or are not those of the study.
@@ -79,9 +81,11 @@ def open_workplace(
     prepare_process(slot.n_threads)
     device = torch.device(slot.torch_device)
     store = open_store(record.store)
-    _check_room(device, store.images.nbytes)
+    home = choose_home(store.images.nbytes, device, free_bytes=_free_bytes(device))
+    if home != device:
+        logger.info("the images stay in the host's memory: the GPU has no room for them")
     roles = read_roles(paths.roles)
-    rows = {role: torch.from_numpy(roles.rows(role)).to(device) for role in JUDGED_ROLES}
+    rows = {role: torch.from_numpy(roles.rows(role)) for role in JUDGED_ROLES}
     n_stop = len(rows["stop"])
     # Evenly over the rows, which lie class by class in a folder.
     places = torch.linspace(0, n_stop - 1, min(n_stop, MAX_IMAGES_OF_A_ROUND)).round().long()
@@ -89,32 +93,37 @@ def open_workplace(
         paths=paths,
         record=record,
         images=TrainingImages(
-            images=torch.from_numpy(store.images).to(device),
+            images=torch.from_numpy(store.images).to(home),
             labels=torch.from_numpy(store.labels).to(device),
-            rows=torch.from_numpy(roles.train).to(device),
+            rows=torch.from_numpy(roles.train),
             pad=store.pad,
             mean=record.image_input.mean,
             std=record.image_input.std,
         ),
         rows=rows,
-        round_rows=rows["stop"][places.to(device)],
+        round_rows=rows["stop"][places],
         autocast_dtype=choose_autocast_dtype(device),
         slot=slot.number,
         stopping=stopping,
     )
 
 
-def _check_room(device: torch.device, n_bytes: int) -> None:
-    """Refuse images that leave no room for a network on the GPU.
+def choose_home(n_bytes: int, device: torch.device, *, free_bytes: int | None) -> torch.device:
+    """Return where the images of a study shall lie: on the device that computes, or on the CPU.
 
-    Raises:
-        SearchError: They take more than half of what is free.
+    Args:
+        n_bytes: What they take.
+        device: What computes.
+        free_bytes: Its free memory; None where it is the host's own.
+
+    Returns:
+        The device if at least half of its free memory is left to the networks.
     """
-    if device.type != "cuda":
-        return
-    free, _ = torch.cuda.mem_get_info(device)
-    if 2 * n_bytes > free:
-        raise SearchError(
-            f"the decoded images take {n_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU "
-            "are free; use a smaller --image-size, fewer --workers on it, or --devices cpu."
-        )
+    if free_bytes is None or 2 * n_bytes <= free_bytes:
+        return device
+    return torch.device("cpu")
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Return the free memory of a GPU; None for a device that has none of its own."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

@@ -16,6 +16,7 @@ from search.training import (
     Interrupted,
     Round,
     TrainingImages,
+    _Training,
     n_steps_per_epoch,
     train,
 )
@@ -313,3 +314,39 @@ def test_nothing_is_left_of_a_training_that_is_over() -> None:
     gc.collect()
 
     assert all(reference() is None for reference in left)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_images_that_are_sent_train_as_images_that_lie_on_the_device() -> None:
+    here = bars()
+    device = torch.device("cuda")
+    sent = replace(here, labels=here.labels.to(device))
+    there = replace(sent, images=here.images.to(device))
+
+    ends = [list(run(PLAIN, images))[-1] for images in (sent, there)]
+
+    assert sent.device == there.device
+    assert same(*map(weights_of, ends))
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("name", AVERAGES)
+def test_a_step_never_waits_for_the_gpu(name: str) -> None:
+    here = bars()
+    images = replace(here, labels=here.labels.cuda(), images=here.images.cuda())
+    training = _Training(AVERAGES[name], TASK, images, 20, 1, torch.bfloat16)
+    training._step()  # what is set up once may wait
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            training._step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+    assert training.n_steps_done == 6
