@@ -22,6 +22,7 @@ from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from search.compiling import can_compile, compiling_pays
 from spaces.mixing import MixedBatch, mix
 from spaces.networks.blocks import WhiteningConvolution
 from spaces.networks.builders import build_network
@@ -143,6 +144,7 @@ def train(  # noqa: PLR0913
         began = time.perf_counter()
         train_loss = training.run_to(end, interrupted)
         training.seconds += time.perf_counter() - began
+        training.compile_if_it_pays()
         yield Round(
             number=number,
             network=training.evaluated.eval(),
@@ -176,6 +178,7 @@ class _Training:
         self._generator = Generator().manual_seed(seed)
         self._sides = torch.rand(len(images.images), generator=self._generator) < 0.5
         self._network = _start_network(recipe, task, images, self._generator)
+        self._forward: Callable[[Tensor], Tensor] = self._network
         self._optimizer = build_optimizer(self._network, recipe.optimizer)
         self._average = build_average(recipe.optimizer.averaging, self._network, n_steps=n_steps)
         self._scaler = torch.amp.GradScaler(
@@ -209,6 +212,17 @@ class _Training:
         if not (math.isfinite(train_loss) and _is_finite(self.evaluated)):
             raise Diverged(f"mean loss {train_loss} in steps {first + 1} to {n_steps}")
         return train_loss
+
+    def compile_if_it_pays(self) -> None:
+        """Compile the network for what is left of the schedule, if that is long enough."""
+        left = self.seconds / self.n_steps_done * (self._n_steps - self.n_steps_done)
+        if compiling_pays(self._device, seconds_left=left) and can_compile():
+            self.compile()
+
+    def compile(self, *, backend: str = "inductor") -> None:
+        """Compile the network that trains, once; shapes never change."""
+        if self._forward is self._network:
+            self._forward = torch.compile(self._network, dynamic=False, backend=backend)
 
     def state(self) -> dict[str, object]:
         """Copy everything needed to go on: tensors, numbers and dicts of them."""
@@ -287,7 +301,7 @@ class _Training:
         with torch.autocast(
             self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         ):
-            logits = self._network(batch.images)
+            logits = self._forward(batch.images)
         smoothing = self._recipe.optimizer.label_smoothing
         losses = [
             F.cross_entropy(logits.float(), labels, label_smoothing=smoothing) * share

@@ -1,9 +1,13 @@
 import gc
 import io
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -314,6 +318,42 @@ def test_nothing_is_left_of_a_training_that_is_over() -> None:
     gc.collect()
 
     assert all(reference() is None for reference in left)
+
+
+# In a process of its own, since what checks shapes in tests cannot be compiled.
+COMPILED = """
+import torch
+from test_training import PLAIN, TASK, _Training, bars
+
+torch.set_num_threads(1)
+ends = []
+for compiled in (False, True):
+    training = _Training(PLAIN, TASK, bars(), 8, 1, None)
+    training.run_to(4, lambda: False)
+    if compiled:
+        training.compile(backend="eager")
+        assert training._forward is not training._network
+    training.run_to(8, lambda: False)
+    ends.append(training.evaluated.state_dict())
+assert ends[0].keys() == ends[1].keys()
+assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+"""
+
+
+@pytest.mark.slow
+def test_a_network_that_is_compiled_on_the_way_trains_the_same_weights() -> None:
+    root = Path(__file__).parents[2]
+    paths = (root, root / "tests" / "support", root / "tests" / "search")
+
+    ran = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stderr
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
