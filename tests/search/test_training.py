@@ -79,6 +79,11 @@ AVERAGES: dict[str, Recipe] = {
         optimizer=replace(PLAIN.optimizer, averaging="lookahead"),
         augmentation=replace(PLAIN.augmentation, flip="alternating", mixing="cutmix"),
     ),
+    "muon": Recipe(
+        architecture=PLAIN.architecture,
+        optimizer=replace(PLAIN.optimizer, name="muon", learning_rate=0.1, nesterov=False),
+        augmentation=PLAIN.augmentation,
+    ),
     "adamw, ema, cosine, trivial": Recipe(
         architecture=replace(PLAIN.architecture, stem="convolution", norm="group"),
         optimizer=replace(
