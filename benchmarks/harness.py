@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import sys
@@ -14,6 +15,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+
+from search.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +61,48 @@ def describe_machine() -> dict[str, str]:
     return {"cpu": cpu, "python": platform.python_version(), **libraries}
 
 
+def busy_seconds() -> float:
+    """Return the CPU time that all processes of the machine have used; 0 where it is not told."""
+    file = Path("/proc/stat")
+    if not file.is_file():
+        return 0.0
+    fields = [int(word) for word in file.read_text(encoding="ascii").splitlines()[0].split()[1:]]
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = fields[:8]
+    used = user + nice + system + interrupts + soft_interrupts + stolen
+    return used / os.sysconf("SC_CLK_TCK")
+
+
+def describe_others(cores: float) -> str:
+    """Say whether other work on the machine blurs wall times.
+
+    Args:
+        cores: How many cores it took.
+    """
+    if cores < 0.1:
+        return "nothing else ran on the machine"
+    return f"other work took {cores:.1f} cores meanwhile: mind wall times less than CPU times"
+
+
 def run_benchmark(
     description: str,
     measure: Callable[[argparse.Namespace], Outcome],
     *,
     add_flags: Callable[[argparse.ArgumentParser], None] = lambda _: None,
 ) -> None:
-    """Read the flags, measure, print, and exit with 0, or with 4 when a bar is missed."""
+    """Read the flags, measure, print, and exit with 0, or with 4 when a bar is missed.
+
+    A flag or data that cannot be used ends it with one line and 2.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a smaller run, under 50 seconds")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     add_flags(parser)
     flags = parser.parse_args()
-    outcome = measure(flags)
+    try:
+        outcome = measure(flags)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     if flags.json:
         print(json.dumps(_document(outcome)))
     else:

@@ -174,11 +174,15 @@ def list_images(folder: Path) -> list[Path]:
 
 def scan_images(folder: str | Path) -> list[ImageFile]:
     """List the pictures as `list_images` does, with size and time of change."""
+    root = os.fspath(folder)
     try:
-        files = list(_walk(os.fspath(folder), frozenset()))
+        files = list(_walk(root, frozenset()))
     except OSError as error:
         raise ImageError(f"cannot list {folder}: {error.strerror or error}") from error
-    files.sort(key=lambda file: natural_order(file.path))
+    # All paths begin alike, and what follows a separator is another run of text or digits: so the
+    # order of the rest is that of the whole.
+    n_alike = len(os.path.join(root, ""))  # noqa: PTH118
+    files.sort(key=lambda file: natural_order(file.path[n_alike:]))
     return files
 
 

@@ -17,6 +17,7 @@ from ensembles.cascade import Cascade, CascadeResult
 from ensembles.combination import Combination
 from ensembles.errors import EnsembleError
 from ensembles.inputs import ImageInput
+from spaces.transfer import send
 from spaces.transforms import normalize
 
 
@@ -167,7 +168,7 @@ def predict_log_probabilities(
         torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None),
     ):
         for batch in images.split(batch_size):
-            pixels = normalize(batch.to(device, non_blocking=True), mean, std)
+            pixels = normalize(send(batch, device), mean, std)
             logits = network(pixels)
             # bf16 has 8 bits of mantissa: the softmax is float32 whatever the network ran in.
             batches.append(logits.float().log_softmax(dim=1))

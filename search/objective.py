@@ -130,7 +130,7 @@ def _rounds(
 ) -> Iterator[Round]:
     """Train, judge, report and save each round, from the checkpoint on if there is one."""
     paths = place.paths.trial(trial.number)
-    saved = load_checkpoint(paths, place.images.images.device)
+    saved = load_checkpoint(paths, place.images.device)
     if saved is not None:
         progress.history[:] = saved.history
         progress.best_round, progress.best_weights = saved.best_round, saved.best_weights

@@ -129,7 +129,7 @@ class _Pot:
         weights = average_weights([self.weights[index] for index in chosen])
         network = self.place.load_network(self.networks[0].recipe, weights)
         images = self.place.images
-        batches = (self.place.pixels(rows) for rows in self.norm_batches)
+        batches = (self.place.pixels(rows).to(images.device) for rows in self.norm_batches)
         reestimate_norms(network, batches, mean=images.mean, std=images.std)
         return network
 

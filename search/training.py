@@ -23,6 +23,7 @@ from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from search.compiling import can_compile, compiling_pays
 from search.teaching import Teaching
 from spaces.mixing import MixedBatch, mix
 from spaces.networks.blocks import WhiteningConvolution
@@ -37,6 +38,7 @@ from spaces.optimization import (
 from spaces.recipe import Recipe
 from spaces.suggestions.optimizer import clip_batch
 from spaces.task import Task
+from spaces.transfer import Feed, send
 from spaces.transforms import augment, crop, draw_flips, normalize
 
 _WHITENING_IMAGES = 5000
@@ -55,19 +57,26 @@ class Interrupted(Exception):  # noqa: N818
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingImages:
-    """Images, labels and which of them to train on, all on the device that computes."""
+    """Images, labels and which of them to train on."""
 
     images: UInt8[Tensor, "n padded padded c"]
-    """Pixels of all images, `pad` pixels of reflection around each."""
+    """Pixels of all images, `pad` pixels of reflection around each; on the device that computes,
+    or on the CPU: then each batch is sent to the device while it works on the one before."""
     labels: Int64[Tensor, " n"]
+    """On the device that computes."""
     rows: Int64[Tensor, " rows"]
-    """The images to train on."""
+    """The images to train on; on the CPU."""
     pad: int
     mean: tuple[float, ...]
     """Of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...]
     teaching: Teaching | None = None
     """What is learned of the images besides their labels, if anything."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device that computes."""
+        return self.labels.device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +155,7 @@ def train(  # noqa: PLR0913
         began = time.perf_counter()
         train_loss = training.run_to(end, interrupted)
         training.seconds += time.perf_counter() - began
+        training.compile_if_it_pays()
         yield Round(
             number=number,
             network=training.evaluated.eval(),
@@ -174,19 +184,21 @@ class _Training:
         self._recipe, self._task, self._images = recipe, task, images
         self._schedule_ends, self._n_steps = schedule_ends, schedule_ends[-1]
         self._autocast_dtype = autocast_dtype
-        self._device = images.images.device
+        self._device = images.device
         self.batch_size = optimizer.batch_size
         self._per_epoch = n_steps_per_epoch(len(images.rows), self.batch_size)
         torch.manual_seed(seed)
         self._generator = Generator().manual_seed(seed)
         self._sides = torch.rand(len(images.images), generator=self._generator) < 0.5
         self._network = _start_network(recipe, task, images, self._generator)
+        self._forward: Callable[[Tensor], Tensor] = self._network
         self._optimizer = build_optimizer(self._network, recipe.optimizer)
         self._average = build_average(recipe.optimizer.averaging, self._network)
         self._scaler = torch.amp.GradScaler(
             self._device.type, enabled=autocast_dtype == torch.float16
         )
-        self._rows, self._order = images.rows.cpu(), images.rows.cpu()
+        self._order = images.rows
+        self._feed = Feed(self._device)
         self._shift = round(recipe.augmentation.crop * task.image_size)
         self._stem_freezes_at = math.ceil(_STEM_TRAINS_FOR * self._n_steps)
         self._random = _get_global_random(self._device)
@@ -218,6 +230,17 @@ class _Training:
         if not (math.isfinite(train_loss) and _is_finite(self.evaluated)):
             raise Diverged(f"mean loss {train_loss} in steps {first + 1} to {n_steps}")
         return train_loss
+
+    def compile_if_it_pays(self) -> None:
+        """Compile the network for what is left of the schedule, if that is long enough."""
+        left = self.seconds / self.n_steps_done * (self._n_steps - self.n_steps_done)
+        if compiling_pays(self._device, seconds_left=left) and can_compile():
+            self.compile()
+
+    def compile(self, *, backend: str = "inductor") -> None:
+        """Compile the network that trains, once; shapes never change."""
+        if self._forward is self._network:
+            self._forward = torch.compile(self._network, dynamic=False, backend=backend)
 
     def state(self) -> dict[str, object]:
         """Copy everything needed to go on: tensors, numbers and dicts of them."""
@@ -276,24 +299,27 @@ class _Training:
         images, augmentation, generator = self._images, self._recipe.augmentation, self._generator
         epoch, number = divmod(self.n_steps_done, self._per_epoch)
         if number == 0:
-            self._order = self._rows[torch.randperm(len(self._rows), generator=generator)]
+            self._order = images.rows[torch.randperm(len(images.rows), generator=generator)]
         rows = self._order[number * self.batch_size : (number + 1) * self.batch_size]
         mirrored = draw_flips(
             augmentation.flip, self._sides[rows], epoch=epoch, generator=generator
         )
-        rows = rows.to(self._device, non_blocking=True)
         pixels = crop(
             images.images,
-            rows,
+            send(rows, images.images.device),
             mirrored,
             pad=images.pad,
             shift=self._shift,
             generator=generator,
         )
         varied = augment(
-            pixels, augmentation, mean=images.mean, std=images.std, generator=generator
+            self._feed.send(pixels),
+            augmentation,
+            mean=images.mean,
+            std=images.std,
+            generator=generator,
         )
-        return mix(varied, images.labels[rows], augmentation, generator)
+        return mix(varied, images.labels[send(rows, self._device)], augmentation, generator)
 
     def _loss(self, batch: MixedBatch) -> Tensor:
         """Return the mean loss of a batch, its targets smoothed and mixed.
@@ -304,7 +330,7 @@ class _Training:
         with torch.autocast(
             self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         ):
-            logits = self._network(batch.images)
+            logits = self._forward(batch.images)
             told = teaching.ask(batch.images) if teaching else None
         smoothing = self._recipe.optimizer.label_smoothing
         losses = [
@@ -327,13 +353,14 @@ def _start_network(
     """Build the network on its device, with the weights that it starts from."""
     network = build_network(recipe.architecture, task)
     initialize(network, recipe.architecture, generator)
-    network.to(images.images.device).to(memory_format=torch.channels_last)
+    network.to(images.device).to(memory_format=torch.channels_last)
     if recipe.architecture.stem == "whitening":
         values_each = task.image_size**2 * task.channels
         n = min(len(images.rows), _WHITENING_IMAGES, max(1, _WHITENING_VALUES // values_each))
         chosen = torch.randperm(len(images.rows), generator=generator)[:n]
         inside = slice(images.pad, images.pad + task.image_size)
-        pixels = images.images[images.rows[chosen.to(images.rows.device)]][:, inside, inside]
+        rows = images.rows[chosen].to(images.images.device)
+        pixels = images.images[rows][:, inside, inside].to(images.device)
         whiten(network, normalize(pixels, images.mean, images.std))
     return network
 

@@ -1,5 +1,6 @@
 """What a worker keeps open from trial to trial: images, roles, device, precision."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,6 @@ from search.data.folds import OUTSIDE, read_folds
 from search.data.roles import Role, read_roles
 from search.data.store import open_store
 from search.devices import Slot
-from search.errors import SearchError
 from search.lessons import open_lesson
 from search.paths import StudyPaths
 from search.process import choose_autocast_dtype, prepare_process
@@ -22,6 +22,8 @@ from search.record import StudyRecord
 from search.training import TrainingImages
 from spaces.networks.builders import build_network
 from spaces.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 JUDGED_ROLES: tuple[Role, ...] = ("stop", "ens", "test")
 # Rounds are compared on this many images of the stop role: on all 5,550 of a set like CIFAR-10,
@@ -39,7 +41,7 @@ class Workplace:
     images: TrainingImages
     rows: Mapping[str, Int64[Tensor, " rows"]]
     """Rows of the images that are predicted in the end: of the stop, ens and test roles, or of
-    the fold and the test role."""
+    the fold and the test role; on the CPU."""
     round_rows: Int64[Tensor, " rows"]
     """Rows on which each round is looked at."""
     autocast_dtype: torch.dtype | None
@@ -58,12 +60,11 @@ class Workplace:
         place = self if fold is None else self._at_fold(fold, assignment.scored_role)
         if lesson is None:
             return place
-        teaching = open_lesson(self.paths, lesson, self.images.images.device)
+        teaching = open_lesson(self.paths, lesson, self.images.device)
         return replace(place, images=replace(place.images, teaching=teaching))
 
     def _at_fold(self, fold: Fold, scored_role: str) -> "Workplace":
-        device = self.images.images.device
-        folds = torch.from_numpy(read_folds(self.paths.folds)).to(device)
+        folds = torch.from_numpy(read_folds(self.paths.folds))
         rows = (folds == fold.number).nonzero().flatten()
         others = ((folds != fold.number) & (folds != OUTSIDE)).nonzero().flatten()
         return replace(
@@ -97,17 +98,18 @@ class Workplace:
         """Build the network of a recipe on the device, with weights of its own."""
         network = build_network(recipe.architecture, self.record.task)
         network.load_state_dict(weights)
-        return network.to(self.images.images.device).to(memory_format=torch.channels_last)
+        return network.to(self.images.device).to(memory_format=torch.channels_last)
 
     def pixels(self, rows: Int64[Tensor, " rows"]) -> UInt8[Tensor, "rows h w c"]:
-        """Return some images as they are, without the margin that crops move in."""
+        """Return some images as they are, where they lie, without the margin of crops."""
         pad, size = self.images.pad, self.record.task.image_size
         inner = slice(pad, pad + size)
-        return self.images.images[rows][:, inner, inner]
+        images = self.images.images
+        return images[rows.to(images.device)][:, inner, inner]
 
     def labels(self, rows: Int64[Tensor, " rows"]) -> Int64[np.ndarray, " rows"]:
         """Return the true classes of some images."""
-        labels: np.ndarray = self.images.labels[rows].cpu().numpy()
+        labels: np.ndarray = self.images.labels.cpu()[rows].numpy()
         return labels
 
 
@@ -116,8 +118,8 @@ def open_workplace(
 ) -> Workplace:
     """Prepare this process and open the images of a study.
 
-    On a CPU the images stay in a memory map that all workers share; on a GPU they are moved to the
-    device, with all that is computed from them.
+    On a CPU the images stay in a memory map that all workers share. They are moved to a GPU if
+    they leave it enough room; else they stay in the map too, and batches are sent.
 
     Raises:
         DataError: The decoded images are not there any more, or are not those of the study.
@@ -125,16 +127,18 @@ def open_workplace(
     prepare_process(slot.n_threads)
     device = torch.device(slot.torch_device)
     store = open_store(record.store)
-    _check_room(device, store.images.nbytes)
+    home = choose_home(store.images.nbytes, device, free_bytes=_free_bytes(device))
+    if home != device:
+        logger.info("the images stay in the host's memory: the GPU has no room for them")
     roles = read_roles(paths.roles)
-    rows = {str(role): torch.from_numpy(roles.rows(role)).to(device) for role in JUDGED_ROLES}
+    rows = {str(role): torch.from_numpy(roles.rows(role)) for role in JUDGED_ROLES}
     return Workplace(
         paths=paths,
         record=record,
         images=TrainingImages(
-            images=torch.from_numpy(store.images).to(device),
+            images=torch.from_numpy(store.images).to(home),
             labels=torch.from_numpy(store.labels).to(device),
-            rows=torch.from_numpy(roles.train).to(device),
+            rows=torch.from_numpy(roles.train),
             pad=store.pad,
             mean=record.image_input.mean,
             std=record.image_input.std,
@@ -151,20 +155,25 @@ def _some_of(rows: Int64[Tensor, " rows"]) -> Int64[Tensor, " some"]:
     """Return what a round is looked at on: evenly over the rows, which lie class by class."""
     n_rows = len(rows)
     places = torch.linspace(0, n_rows - 1, min(n_rows, MAX_IMAGES_OF_A_ROUND)).round().long()
-    return rows[places.to(rows.device)]
+    return rows[places]
 
 
-def _check_room(device: torch.device, n_bytes: int) -> None:
-    """Refuse images that leave no room for a network on the GPU.
+def choose_home(n_bytes: int, device: torch.device, *, free_bytes: int | None) -> torch.device:
+    """Return where the images of a study shall lie: on the device that computes, or on the CPU.
 
-    Raises:
-        SearchError: They take more than half of what is free.
+    Args:
+        n_bytes: What they take.
+        device: What computes.
+        free_bytes: Its free memory; None where it is the host's own.
+
+    Returns:
+        The device if at least half of its free memory is left to the networks.
     """
-    if device.type != "cuda":
-        return
-    free, _ = torch.cuda.mem_get_info(device)
-    if 2 * n_bytes > free:
-        raise SearchError(
-            f"the decoded images take {n_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU "
-            "are free; use a smaller --image-size, fewer --workers on it, or --devices cpu."
-        )
+    if free_bytes is None or 2 * n_bytes <= free_bytes:
+        return device
+    return torch.device("cpu")
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Return the free memory of a GPU; None for a device that has none of its own."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

@@ -9,6 +9,8 @@ from jaxtyping import Float, Float32
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from spaces.transfer import send
+
 Images = Float[Tensor, "n c h w"]
 Strengths = Float32[Tensor, " n"]
 
@@ -21,7 +23,7 @@ def jitter(images: Images, strength: float, generator: Generator) -> Images:
     Unlike v2.ColorJitter, which draws an order for each call, the order is always the same.
     """
     factors = 1 + strength * (torch.rand(3, len(images), generator=generator) * 2 - 1)
-    brightness, contrast, saturation = factors.to(images.device, non_blocking=True)
+    brightness, contrast, saturation = send(factors, images.device)
     brightened = adjust_brightness(images, brightness)
     return adjust_saturation(adjust_contrast(brightened, contrast), saturation)
 

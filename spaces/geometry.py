@@ -6,6 +6,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from spaces.augmentation import Augmentation
+from spaces.transfer import send
 
 Matrices = Float32[Tensor, "n 3 3"]
 """Where each pixel of the new image comes from: homogeneous (x, y), in pixels from the center."""
@@ -63,7 +64,7 @@ def warp(
     moved = (matrices != torch.eye(3)).flatten(1).any(1).nonzero().view(-1)
     if len(moved) == 0:
         return images
-    rows = moved.to(images.device, non_blocking=True)
+    rows = send(moved, images.device)
     chosen = images if len(moved) == len(images) else images[rows]
     grid = _sampling_grid(matrices[moved], images.shape[-1], images.device)
     warped = F.grid_sample(chosen, grid, padding_mode="reflection", align_corners=False)
@@ -81,8 +82,6 @@ def _sampling_grid(
     which takes 30 times longer and as long as the sampling itself.
     """
     steps = (2 * torch.arange(size, device=device) + 1) / size - 1
-    by_x, by_y, shift = (
-        matrices[:, :2, column, None].to(device, non_blocking=True) for column in range(3)
-    )
+    by_x, by_y, shift = (send(matrices[:, :2, column, None], device) for column in range(3))
     rows = by_y * steps + shift * (2 / size)
     return ((by_x * steps)[:, :, None, :] + rows[:, :, :, None]).permute(0, 2, 3, 1)

@@ -28,11 +28,21 @@ def known_parameters(space: Space, task: Task) -> list[dict[str, Value]]:
         Values by parameter name, each a point of the space, as `study.enqueue_trial` takes
         them; no two make the same recipe.
     """
+    return list(_found(space, task).values())
+
+
+def known_recipes(space: Space, task: Task) -> list[Recipe]:
+    """Return the recipes of `known_parameters`, in the same order."""
+    return list(_found(space, task))
+
+
+def _found(space: Space, task: Task) -> dict[Recipe, dict[str, Value]]:
+    """Answer the questions of a space for each known configuration; each recipe once."""
     found: dict[Recipe, dict[str, Value]] = {}
     for answers in _KNOWN:
         trial = _Prompter(answers)
         found.setdefault(suggest_recipe(trial, space, task), trial.asked)
-    return list(found.values())
+    return found
 
 
 class _Prompter:

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spaces.muon import Muon
 from spaces.optimizer import Averaging, Optimizer, OptimizerName, ScheduleName
 
 _WARMUP_FROM = 0.2
 _LINEAR_TO = 0.07
 _LOOKAHEAD_EVERY = 5
+# From the rate of the convolutions to that of the other weights: 0.24 and 0.75 at batch 512.
+_MUON_TO_SGD = 3.1
 
 
 def build_optimizer(network: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
@@ -160,10 +163,22 @@ def _build_adamw(groups: Groups, optimizer: Optimizer) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=(optimizer.momentum, 0.999), fused=True)
 
 
+def _build_muon(groups: Groups, optimizer: Optimizer) -> torch.optim.Optimizer:
+    split = []
+    for group in groups:
+        for orthogonal in (True, False):
+            chosen = [each for each in group["params"] if (each.ndim == 4) == orthogonal]
+            rate = group["lr"] * (1 if orthogonal else _MUON_TO_SGD)
+            changes = {"params": chosen, "lr": rate, "initial_lr": rate, "orthogonal": orthogonal}
+            split.append({**group, **changes})
+    return Muon([group for group in split if group["params"]], momentum=optimizer.momentum)
+
+
 _BUILDERS: Mapping[OptimizerName, Callable[[Groups, Optimizer], torch.optim.Optimizer]] = {
     "adagrad": _build_adagrad,
     "adam": _build_adam,
     "adamw": _build_adamw,
+    "muon": _build_muon,
     "rmsprop": _build_rmsprop,
     "sgd": _build_sgd,
 }

@@ -6,7 +6,7 @@ from typing import Literal
 from spaces.errors import SpaceError
 from spaces.strict import STRICT
 
-OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
+OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "muon"]
 ScheduleName = Literal["linear", "cosine", "step", "constant"]
 Averaging = Literal["none", "ema", "lookahead"]
 
@@ -19,13 +19,15 @@ class Optimizer:
 
     name: OptimizerName
     learning_rate: float
-    """Peak learning rate for the mean loss of a batch."""
+    """Peak learning rate for the mean loss of a batch; with Muon, that of the convolutions."""
     momentum: float
-    """Momentum of SGD and RMSprop, first beta of Adam and AdamW; Adagrad ignores it."""
+    """Momentum of SGD and RMSprop, first beta of Adam and AdamW; Adagrad ignores it, and Muon
+    uses it for all but convolutions."""
     nesterov: bool
-    """Nesterov's momentum; SGD alone has it."""
+    """Nesterov's momentum; SGD may have it, Muon always has."""
     weight_decay: float
-    """Coefficient as `torch.optim` takes it; norms and biases are left out."""
+    """Coefficient as `torch.optim` takes it; norms and biases are left out, with Muon convolutions
+    too."""
     norm_bias_factor: float
     """The biases of norm layers learn this many times faster (64 in the fastest recipe)."""
     schedule: ScheduleName

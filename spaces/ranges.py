@@ -80,7 +80,7 @@ class Space:
     logit_scales: Choices[float] = (1 / 9, 1 / 3, 1.0)
     """Factor on the logits."""
 
-    optimizers: Choices[OptimizerName] = ("sgd", "adamw", "adam", "rmsprop", "adagrad")
+    optimizers: Choices[OptimizerName] = ("sgd", "muon", "adamw", "adam", "rmsprop", "adagrad")
     """Rule of the update."""
     learning_rate_factor: Range = (0.2, 5.0)
     """Times the base rate of the optimizer at its batch size; logarithmic."""
@@ -91,7 +91,7 @@ class Space:
     weight_decay_factor: Range = (0.0, 2.0)
     """Times the base weight decay of the optimizer, in steps of 0.25; 0 is off."""
     norm_bias_factors: Choices[float] = (1.0, 8.0, 64.0)
-    """How many times faster the biases of norms learn; only with SGD."""
+    """How many times faster the biases of norms learn; only with SGD and Muon."""
     schedules: Choices[ScheduleName] = ("linear", "cosine", "step", "constant")
     """Course of the learning rate after the warm-up."""
     warmup: Range = (0.0, 0.4)

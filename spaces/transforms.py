@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from spaces.augmentation import Augmentation, Flip
 from spaces.color import jitter
 from spaces.geometry import random_matrices, warp
+from spaces.transfer import send
 from spaces.trivial import adjust_randomly, draw_operations, operation_matrices
 
 
@@ -90,10 +91,10 @@ def crop(
     columns = torch.where(mirrored[:, None], size - 1 - steps, steps) + right[:, None]
     # Whole lines first, then bytes within the lines: an index for each pixel is 1.4 times slower,
     # and at 224 px would take more memory than the images.
-    starts = (rows * padded)[:, None] + (down[:, None] + steps).to(store.device, non_blocking=True)
+    starts = (rows * padded)[:, None] + send(down[:, None] + steps, store.device)
     lines = store.view(-1, padded * channels).index_select(0, starts.view(-1))
     offsets = (columns[:, :, None] * channels + torch.arange(channels)).view(len(rows), 1, -1)
-    offsets = offsets.to(store.device, non_blocking=True).expand(-1, size, -1)
+    offsets = send(offsets, store.device).expand(-1, size, -1)
     gathered = lines.view(len(rows), size, -1).gather(2, offsets)
     return gathered.view(len(rows), size, size, channels)
 
@@ -144,7 +145,7 @@ def erase(
     down, right = (steps >= starts) & (steps < starts + side)
     kept = ~(down[:, None, :, None] & right[:, None, None, :])
     # 2 to 12 times faster than `masked_fill_`.
-    return images.mul_(kept.to(images.device, images.dtype, non_blocking=True))
+    return images.mul_(send(kept, images.device).to(images.dtype))
 
 
 def _vary(
@@ -182,4 +183,4 @@ def _center_and_factor(
     """Return what to subtract from each channel of pixels up to 255, and then to multiply by."""
     center = torch.tensor([255 * value for value in mean])
     factor = torch.tensor([1 / (255 * value) for value in std])
-    return center.to(device, non_blocking=True), factor.to(device, non_blocking=True)
+    return send(center, device), send(factor, device)

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from spaces import color
 from spaces.geometry import Matrices, affine_matrices
+from spaces.transfer import send
 
 Images = Float[Tensor, "n c h w"]
 Strengths = Float32[Tensor, " n"]
@@ -88,7 +89,7 @@ def adjust_randomly(images: Images, operations: Operations) -> Images:
         rows = (operations.number == OPERATIONS.index(name)).nonzero().view(-1)
         if len(rows):
             there, share, signed_there = (
-                tensor.to(images.device, non_blocking=True)
+                send(tensor, images.device)
                 for tensor in (rows, operations.share[rows], signed[rows])
             )
             changed[there] = apply(images[there], share, signed_there)

@@ -55,7 +55,13 @@ def read_folder(root: Path) -> Listing:
         signature=digest(
             str(root.resolve()),
             "\n".join(names),
-            np.array([file[1:] for file in files], dtype=np.int64),
+            np.stack(
+                [
+                    np.fromiter((file.size for file in files), np.int64),
+                    np.fromiter((file.modified for file in files), np.int64),
+                ],
+                axis=1,
+            ),
         ),
         load=lambda index: Path(files[index].path),
     )

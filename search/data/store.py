@@ -3,7 +3,12 @@
 Choices that could have gone otherwise:
 
 * The cache is looked up by what was asked (the listing, the size, the fit), not by what came out
-  of it, so that a second start reads no picture at all.
+  of it, so that a second start reads no picture at all. A file that is new, gone, renamed, or of
+  another size or time of change is noticed; one that was overwritten by as many bytes and given
+  its old time back is not.
+* The set may be larger than memory: it is written in pieces, mapped and never loaded. Training
+  picks its rows at random, so the kernel's page cache holds what fits; on a disk that takes long
+  for a row, the cores wait for it.
 * Pictures that cannot be read are left out and written down with their reason.
 """
 

@@ -25,6 +25,7 @@ def suggest_optimizer(trial: Trial, space: Space) -> Optimizer:
     nesterov, norm_bias_factor = False, 1.0
     if name == "sgd":
         nesterov = ask_choice(trial, "optimizer.nesterov", space.nesterov)
+    if name in ("sgd", "muon"):
         norm_bias_factor = ask_choice(trial, "optimizer.norm_bias_factor", space.norm_bias_factors)
     return Optimizer(
         name=name,
@@ -50,13 +51,16 @@ def base_learning_rate(name: OptimizerName, *, batch_size: int, momentum: float)
     (airbench, Jordan 2024): 0.75 at batch 512 and momentum 0.85. It grows with the batch, those
     of the adaptive optimizers with its square root (Malladi et al. 2022): 0.004 at batch 512
     for Adam, AdamW and, since its momentum sums where Adam's averages, 0.004 (1 - momentum) for
-    RMSprop; 0.03 for Adagrad, whose steps shrink by themselves.
+    RMSprop; 0.03 for Adagrad, whose steps shrink by themselves; 0.24 for Muon's convolutions,
+    whose steps have the same size whatever the gradient.
     """
     if name == "sgd":
         return 11.5 * batch_size / 1024 / (1 + 1 / (1 - momentum))
     scale = sqrt(batch_size / 512)
     if name == "adagrad":
         return 0.03 * scale
+    if name == "muon":
+        return 0.24 * scale
     return 0.004 * scale * ((1 - momentum) if name == "rmsprop" else 1)
 
 
@@ -67,9 +71,10 @@ def base_weight_decay(name: OptimizerName) -> float:
     11.5, and torch multiplies the coefficient by the learning rate, so 0.0153 / 11.5 = 0.00133
     whatever the batch. AdamW's decay, which is decoupled too, meets a learning rate about 200
     times smaller: 0.1 with it is half as strong for each step. The others add the decay to the
-    gradient before they normalize it, which makes it far stronger.
+    gradient before they normalize it, which makes it far stronger. With Muon only the linear layer
+    decays, as with SGD.
     """
-    return {"sgd": 0.0153 / 11.5, "adamw": 0.1}.get(name, 1e-4)
+    return {"sgd": 0.0153 / 11.5, "muon": 0.0153 / 11.5, "adamw": 0.1}.get(name, 1e-4)
 
 
 def clip_batch(optimizer: Optimizer, n_images: int) -> Optimizer:

@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ensembles import images
-from ensembles.images import ImageError, list_images, load_image, measure_image, open_image
+from ensembles.images import (
+    ImageError,
+    list_images,
+    load_image,
+    measure_image,
+    open_image,
+    scan_images,
+)
 from ensembles.inputs import Fit, ImageInput
+from ensembles.ordering import natural_order
 
 GREY = ImageInput(size=8, channels=1)
 RGB = ImageInput(size=8, channels=3)
@@ -300,6 +308,21 @@ def test_pictures_are_listed_below_a_folder_in_natural_order(tmp_path: Path) -> 
     listed = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
 
     assert listed == ["a/2.jpg", "a/10.JPG", "b/1.png", "c.webp"]
+
+
+@pytest.mark.parametrize("end", ["", "9", "shots 2", "shots 2/"])
+def test_the_name_of_the_folder_does_not_change_the_order_of_what_is_in_it(
+    tmp_path: Path, end: str
+) -> None:
+    root = tmp_path / end
+    for name in ("10.png", "9.png", "x/1.png", "x1.png", "09.png", "1/b.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+    paths = [file.path for file in scan_images(f"{tmp_path}/{end}")]
+
+    assert paths == sorted(paths, key=natural_order)
+    assert len(paths) == 6
 
 
 def test_a_link_back_up_is_not_followed(tmp_path: Path) -> None:

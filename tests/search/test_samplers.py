@@ -1,4 +1,4 @@
-from typing import get_args
+from typing import Any, get_args
 
 import optuna
 import pytest
@@ -74,6 +74,27 @@ def test_an_interrupted_study_samples_as_an_unbroken_one() -> None:
             study.tell(trial, suggest_recipe(trial, space, TASK).optimizer.learning_rate)
 
     assert [trial.params for trial in study.trials] == unbroken
+
+
+@pytest.mark.parametrize("name", ["tpe", "cmaes", "nsga2"])
+def test_what_is_known_of_finished_trials_is_handed_on_and_changes_no_trial(name: Sampler) -> None:
+    space, task = SPACES["digits"], Task(image_size=8, channels=1, n_classes=10)
+    seen: dict[bool, list[Any]] = {True: [], False: []}
+    params = {}
+    for handed_on in (True, False):
+        study = optuna.create_study(sampler=make_sampler(name, seed=0, space=space, task=task))
+        for _ in range(14):
+            if not handed_on:
+                study.sampler = make_sampler(name, seed=0, space=space, task=task)
+            sampler: Any = study.sampler
+            trial = study.ask()
+            seen[handed_on].append(sampler._sampler._search_space)
+            study.tell(trial, suggest_recipe(trial, space, task).optimizer.learning_rate)
+        params[handed_on] = [trial.params for trial in study.trials]
+
+    assert params[True] == params[False]
+    assert all(known is seen[True][0] for known in seen[True])
+    assert seen[True][0]._cached_trial_number > 10
 
 
 def test_a_grid_visits_every_point_once() -> None:

@@ -1,9 +1,13 @@
 import gc
 import io
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -18,6 +22,7 @@ from search.training import (
     Interrupted,
     Round,
     TrainingImages,
+    _Training,
     n_steps_per_epoch,
     train,
 )
@@ -75,6 +80,11 @@ AVERAGES: dict[str, Recipe] = {
         architecture=replace(PLAIN.architecture, dropout=0.3),
         optimizer=replace(PLAIN.optimizer, averaging="lookahead"),
         augmentation=replace(PLAIN.augmentation, flip="alternating", mixing="cutmix"),
+    ),
+    "muon": Recipe(
+        architecture=PLAIN.architecture,
+        optimizer=replace(PLAIN.optimizer, name="muon", learning_rate=0.1, nesterov=False),
+        augmentation=PLAIN.augmentation,
     ),
     "adamw, ema, cosine, trivial": Recipe(
         architecture=replace(PLAIN.architecture, stem="convolution", norm="group"),
@@ -436,3 +446,75 @@ def test_nothing_is_left_of_a_training_that_is_over() -> None:
     gc.collect()
 
     assert all(reference() is None for reference in left)
+
+
+# In a process of its own, since what checks shapes in tests cannot be compiled.
+COMPILED = """
+import torch
+from test_training import PLAIN, TASK, _Training, bars
+
+torch.set_num_threads(1)
+ends = []
+for compiled in (False, True):
+    training = _Training(PLAIN, TASK, bars(), 8, 1, None)
+    training.run_to(4, lambda: False)
+    if compiled:
+        training.compile(backend="eager")
+        assert training._forward is not training._network
+    training.run_to(8, lambda: False)
+    ends.append(training.evaluated.state_dict())
+assert ends[0].keys() == ends[1].keys()
+assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+"""
+
+
+@pytest.mark.slow
+def test_a_network_that_is_compiled_on_the_way_trains_the_same_weights() -> None:
+    root = Path(__file__).parents[2]
+    paths = (root, root / "tests" / "support", root / "tests" / "search")
+
+    ran = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stderr
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_images_that_are_sent_train_as_images_that_lie_on_the_device() -> None:
+    here = bars()
+    device = torch.device("cuda")
+    sent = replace(here, labels=here.labels.to(device))
+    there = replace(sent, images=here.images.to(device))
+
+    ends = [list(run(PLAIN, images))[-1] for images in (sent, there)]
+
+    assert sent.device == there.device
+    assert same(*map(weights_of, ends))
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("name", AVERAGES)
+def test_a_step_never_waits_for_the_gpu(name: str) -> None:
+    here = bars()
+    images = replace(here, labels=here.labels.cuda(), images=here.images.cuda())
+    training = _Training(AVERAGES[name], TASK, images, (20,), 1, torch.bfloat16)
+    training._step()  # what is set up once may wait
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            training._step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+    assert training.n_steps_done == 6

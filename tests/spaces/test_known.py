@@ -5,7 +5,7 @@ import pytest
 from optuna.trial import FixedTrial
 
 from spaces.architecture import Stage
-from spaces.known import known_parameters
+from spaces.known import known_parameters, known_recipes
 from spaces.recipe import Recipe
 from spaces.space import SPACES, Space, suggest_recipe
 from spaces.task import Task
@@ -20,6 +20,11 @@ def recipes(space: Space, task: Task) -> list[Recipe]:
 
 def widths(recipe: Recipe) -> list[int]:
     return [stage.width for stage in recipe.architecture.stages]
+
+
+def test_the_recipes_are_those_of_the_parameters(cifar: Task) -> None:
+    for space in SPACES.values():
+        assert known_recipes(space, cifar) == recipes(space, cifar)
 
 
 def test_the_first_is_for_few_images_and_the_second_its_residual_twin(cifar: Task) -> None:

@@ -1,0 +1,44 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the script as a module; it finds its neighbours as it does when it is run."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return pytest.importorskip("time_to_accuracy")
+
+
+def reached(benchmark: Any, *pairs: tuple[float, float]) -> list[Any]:
+    return [
+        benchmark.Reached(
+            name="any", n_epochs=1, accuracy=accuracy, seconds=seconds, wall_seconds=seconds
+        )
+        for accuracy, seconds in pairs
+    ]
+
+
+def test_the_cheapest_training_that_reaches_an_accuracy_counts(benchmark: Any) -> None:
+    trainings = reached(benchmark, (0.69, 5), (0.83, 30), (0.81, 20), (0.9, 200))
+
+    assert benchmark.seconds_to(trainings, 0.8) == 20
+    assert benchmark.seconds_to(trainings, 0.9) == 200
+    assert benchmark.seconds_to(trainings, 0.91) == math.inf
+
+
+def test_bars_hold_for_what_is_fast_enough_and_no_other(benchmark: Any) -> None:
+    tutorial = reached(benchmark, (0.6, 100), (0.69, 300))
+    fast = reached(benchmark, (0.71, 20), (0.81, 28), (0.86, 110), (0.88, 250))
+    slow = reached(benchmark, (0.71, 20.1), (0.79, 28), (0.86, 121))
+
+    assert [bar.holds for bar in benchmark._bars(fast, tutorial)] == [True] * 4
+    assert [bar.holds for bar in benchmark._bars(slow, tutorial)] == [False] * 4
+
+
+def test_a_plan_is_read_as_places_and_epochs(benchmark: Any) -> None:
+    assert benchmark._plan("2:4,7:15") == [(2, 4), (7, 15)]
