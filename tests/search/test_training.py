@@ -456,7 +456,7 @@ from test_training import PLAIN, TASK, _Training, bars
 torch.set_num_threads(1)
 ends = []
 for compiled in (False, True):
-    training = _Training(PLAIN, TASK, bars(), 8, 1, None)
+    training = _Training(PLAIN, TASK, bars(), (8,), 1, None)
     training.run_to(4, lambda: False)
     if compiled:
         training.compile(backend="eager")
