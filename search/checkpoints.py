@@ -2,7 +2,8 @@
 
 import logging
 import pickle
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +12,11 @@ from torch import Tensor
 from search.paths import TrialPaths, written_whole
 
 logger = logging.getLogger(__name__)
+
+# A checkpoint costs some 10 ms, much more on a slow disk: too much after each round of a trial
+# that lasts 2 s. A round that took fifty times as long as its saving is always saved.
+MIN_SECONDS_BETWEEN = 1.0
+MAX_SHARE_OF_TIME = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,27 @@ def save_checkpoint(paths: TrialPaths, checkpoint: Checkpoint) -> None:
     """Replace the trial's checkpoint; one that exists is whole."""
     with written_whole(paths.checkpoint) as temporary:
         torch.save(vars(checkpoint), temporary)
+
+
+@dataclass
+class Saver:
+    """Saves rounds of one trial, as often as it costs next to nothing."""
+
+    paths: TrialPaths
+    _saved_at: float = field(default_factory=time.monotonic)
+    _cost: float = 0.0
+
+    def is_due(self) -> bool:
+        """Tell whether the last one was saved long enough ago."""
+        interval = max(MIN_SECONDS_BETWEEN, self._cost / MAX_SHARE_OF_TIME)
+        return time.monotonic() - self._saved_at >= interval
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Save a round, and remember what that cost."""
+        began = time.monotonic()
+        save_checkpoint(self.paths, checkpoint)
+        self._saved_at = time.monotonic()
+        self._cost = self._saved_at - began
 
 
 def load_checkpoint(paths: TrialPaths, device: torch.device) -> Checkpoint | None:

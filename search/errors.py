@@ -19,3 +19,9 @@ class NothingToDoError(SearchError):
 
 class StorageError(SearchError):
     """The study's database cannot be opened or used: exit code 1."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    message = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {message}"

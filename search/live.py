@@ -27,6 +27,7 @@ class LiveView:
     console: Console
     _live: Live | None = field(default=None, init=False)
     _told: set[int] = field(default_factory=set, init=False)
+    _told_slots: set[int] = field(default_factory=set, init=False)
     _done_before: int | None = field(default=None, init=False)
     _n_done: int = field(default=0, init=False)
     _n_trials: int = field(default=0, init=False)
@@ -78,6 +79,10 @@ class LiveView:
         if self._live:
             self._live.update(_table(snapshot, self._done_before, self._ensemble))
             return
+        for stopped in snapshot.stopped_slots:
+            if stopped.slot.number not in self._told_slots:
+                self._told_slots.add(stopped.slot.number)
+                self.console.print(stopped.sentence(), highlight=False, soft_wrap=True)
         for trial in finished:
             if trial.number not in self._told:
                 self._told.add(trial.number)
@@ -102,6 +107,7 @@ def _table(snapshot: Snapshot, done_before: int, ensemble: CurvePoint | None) ->
     parts = [_headline(snapshot, done_before), _trials_table(snapshot)]
     if ensemble:
         parts.insert(1, Text(ensemble.sentence()))
+    parts += [Text(each.sentence(), style="red") for each in snapshot.stopped_slots]
     return Group(*parts)
 
 

@@ -8,7 +8,9 @@ import optuna
 from optuna.trial import TrialState
 
 from search.devices import Slot
+from search.errors import in_one_line
 from search.objective import TrialTime, run_trial
+from search.panel import Panel
 from search.paths import StudyPaths
 from search.record import read_record
 from search.samplers import make_pruner, make_sampler
@@ -27,6 +29,7 @@ def run_trials(
     *,
     n_trials: int,
     deadline: Deadline | None,
+    panel: Panel | None = None,
 ) -> None:
     """Run trials until the study has enough, time is up, or the worker shall stop.
 
@@ -36,6 +39,7 @@ def run_trials(
         stopping: Whether the worker shall stop; the running trial is then handed back.
         n_trials: Finished trials that the study shall have.
         deadline: When the search must be over, if at all.
+        panel: Where a supervisor looks for signs of life, if there is one.
     """
     record = read_record(open_study(paths))
     config, plan = record.config, record.plan
@@ -46,7 +50,7 @@ def run_trials(
         ),
         pruner=make_pruner(config.pruner, n_rounds=plan.n_rounds),
     )
-    place = open_workplace(paths, record, slot, stopping)
+    place = open_workplace(paths, record, slot, stopping, panel or Panel())
     while not stopping():
         if deadline and deadline.too_late(study.get_trials(deepcopy=False), plan):
             break
@@ -63,12 +67,14 @@ def _run(
     study: optuna.Study, trial: optuna.Trial, place: Workplace, time_given: TrialTime
 ) -> None:
     """Run one trial and tell the study how it ended; nothing that a trial does ends the worker."""
+    place.panel.begin_trial(trial.number)
     try:
         outcome = run_trial(trial, place, time_given)
         study.tell(trial, outcome.value, outcome.state)
     except Interrupted:
         hand_back(study, study._storage.get_trial(trial._trial_id), suspect=False)
         logger.info("trial %d: handed back", trial.number)
+        place.panel.end_trial()
         return
     except optuna.exceptions.UpdateFinishedTrialError:
         logger.warning("trial %d: finished by somebody else, its result is dropped", trial.number)
@@ -78,12 +84,12 @@ def _run(
     else:
         logger.info("trial %d: %s, %s", trial.number, outcome.state.name.lower(), outcome.value)
     place.paths.trial(trial.number).checkpoint.unlink(missing_ok=True)
+    place.panel.end_trial()
 
 
 def _fail(study: optuna.Study, trial: optuna.Trial, error: Exception) -> None:
     try:
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        trial.set_user_attr("failure", f"{type(error).__name__}: {reason}")
+        trial.set_user_attr("failure", in_one_line(error))
         study.tell(trial, state=TrialState.FAIL)
     except optuna.exceptions.UpdateFinishedTrialError:
         logger.warning("trial %d: finished by somebody else", trial.number)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from optuna.trial import TrialState
 from torch import Tensor
 
-from search.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from search.checkpoints import Checkpoint, Saver, load_checkpoint
+from search.clock import working_seconds
 from search.exhibits import exhibit_trial
 from search.judging import is_better, score
 from search.length import plan_steps
@@ -33,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 # A trial whose length was fitted to its seconds may be this much slower than it was timed.
 TOLERANCE = 2.0
-# A checkpoint costs some 10 ms: too much after each round of a trial that lasts 2 s.
-SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +62,8 @@ class _Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best_round: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
-    """When the trial would have begun, had it never been interrupted."""
+    began: float = field(default_factory=working_seconds)
+    """When the trial would have begun, had it never been interrupted nor stopped."""
     ending: str = ""
     """Why the trial ended before its last round; empty if it did not."""
 
@@ -87,9 +86,9 @@ def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> O
     Raises:
         Interrupted: The worker is stopping; the newest checkpoint is on the disk.
     """
+    trial.set_user_attr("slot", place.slot)
     recipe = suggest_recipe(trial, place.record.space, place.record.task)
     trial.set_user_attr("recipe", recipe.to_json())
-    trial.set_user_attr("slot", place.slot)
     progress = _Progress()
     try:
         for finished in _rounds(trial, recipe, place, progress, time_given):
@@ -103,7 +102,7 @@ def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> O
     except (torch.OutOfMemoryError, MemoryError) as error:
         progress.ending = f"out of memory: {(str(error) or 'host').splitlines()[0]}"
     outcome = _keep(trial, recipe, place, progress)
-    trial.set_user_attr("seconds", round(time.monotonic() - progress.began, 2))
+    trial.set_user_attr("seconds", round(working_seconds() - progress.began, 2))
     return outcome
 
 
@@ -121,50 +120,54 @@ def _rounds(
         progress.history[:] = saved.history
         progress.best_round, progress.best_weights = saved.best_round, saved.best_weights
         progress.began -= saved.seconds
+        logger.info("trial %d: goes on after round %d", trial.number, len(saved.history))
     n_steps = (
         saved.n_steps
         if saved
         else plan_steps(recipe, place, time_given.seconds, seed=trial.number)
     )
     n_reported = len(trial.storage.get_trial(trial._trial_id).intermediate_values)
-    saved_at = time.monotonic()
-    for finished in _train(trial, recipe, place, time_given, n_steps, saved):
+    saver = Saver(paths)
+    out_of_time = _watch_time(place, progress, time_given)
+    for finished in _train(trial, recipe, place, out_of_time, n_steps, saved):
         _judge(finished, place, progress)
-        if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-            save_checkpoint(
-                paths,
+        if saver.is_due():
+            saver.save(
                 Checkpoint(
                     n_steps=n_steps,
                     training=finished.state(),
                     history=progress.history,
                     best_round=progress.best_round,
                     best_weights=progress.best_weights,
-                    seconds=time.monotonic() - progress.began,
-                ),
+                    seconds=working_seconds() - progress.began,
+                )
             )
-            saved_at = time.monotonic()
         if finished.number > n_reported:
             trial.report(_value(progress.history[-1], place), finished.number)
+        place.panel.end_round()
         yield finished
+
+
+def _watch_time(
+    place: Workplace, progress: _Progress, time_given: TrialTime
+) -> Callable[[], bool]:
+    """Return whether a trial is out of time; its timeout counts the time before interruptions."""
+    timeout = place.record.config.trial_timeout_seconds or np.inf
+    fitted = TOLERANCE * time_given.seconds if time_given.seconds else np.inf
+    ends_at = min(progress.began + timeout, working_seconds() + fitted)
+    deadline = time_given.deadline
+    return lambda: working_seconds() > ends_at or (deadline is not None and deadline.left() == 0)
 
 
 def _train(
     trial: optuna.Trial,
     recipe: Recipe,
     place: Workplace,
-    time_given: TrialTime,
+    out_of_time: Callable[[], bool],
     n_steps: int,
     saved: Checkpoint | None,
 ) -> Iterator[Round]:
     """Train to the end of the schedule, of the trial's time, or of the worker."""
-    timeout = place.record.config.trial_timeout_seconds or np.inf
-    fitted = TOLERANCE * time_given.seconds if time_given.seconds else np.inf
-    ends_at = time.monotonic() + min(timeout, fitted)
-    deadline = time_given.deadline
-
-    def out_of_time() -> bool:
-        return time.monotonic() > ends_at or (deadline is not None and deadline.left() == 0)
-
     try:
         yield from train(
             recipe,

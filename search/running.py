@@ -81,14 +81,14 @@ def run_study(
         ConfigError: The configuration or the data cannot be used.
         SearchError: Another run is on the study, or its trials fail again and again.
     """
-    started = time.time()
+    started = time.monotonic()
     observer = observer or Observer()
     paths = StudyPaths(studies / config.study_name)
     with _alone(paths), _logged(paths):
         study = _made_or_continued(paths, config, studies, observer)
         end = _search(study, started, observer)
         ensemble = None if end.interrupted else _newest_ensemble(study, config)
-    return RunResult(study=study, end=end, ensemble=ensemble, seconds=time.time() - started)
+    return RunResult(study=study, end=end, ensemble=ensemble, seconds=time.monotonic() - started)
 
 
 @contextmanager

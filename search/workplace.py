@@ -13,6 +13,7 @@ from search.data.roles import Role, read_roles
 from search.data.store import open_store
 from search.devices import Slot
 from search.errors import SearchError
+from search.panel import Panel
 from search.paths import StudyPaths
 from search.process import choose_autocast_dtype, prepare_process
 from search.record import StudyRecord
@@ -40,6 +41,8 @@ class Workplace:
     slot: int
     stopping: Callable[[], bool]
     """Whether the worker shall hand its trial back."""
+    panel: Panel
+    """Where the worker shows that it gets on."""
 
     def predict(
         self, network: nn.Module, rows: Int64[Tensor, " rows"], *, dtype: torch.dtype | None
@@ -47,16 +50,17 @@ class Workplace:
         """Return a network's log-probabilities for some images, in bounded memory."""
         pad, size = self.images.pad, self.record.task.image_size
         inner = slice(pad, pad + size)
-        chunks = [
-            predict_log_probabilities(
+        chunks = []
+        for part in rows.split(_CHUNK):
+            self.panel.beat()
+            predicted = predict_log_probabilities(
                 network,
                 self.images.images[part][:, inner, inner],
                 mean=self.images.mean,
                 std=self.images.std,
                 autocast_dtype=dtype,
-            ).cpu()
-            for part in rows.split(_CHUNK)
-        ]
+            )
+            chunks.append(predicted.cpu())
         return torch.cat(chunks).numpy()
 
     def labels(self, rows: Int64[Tensor, " rows"]) -> Int64[np.ndarray, " rows"]:
@@ -66,7 +70,11 @@ class Workplace:
 
 
 def open_workplace(
-    paths: StudyPaths, record: StudyRecord, slot: Slot, stopping: Callable[[], bool]
+    paths: StudyPaths,
+    record: StudyRecord,
+    slot: Slot,
+    stopping: Callable[[], bool],
+    panel: Panel,
 ) -> Workplace:
     """Prepare this process and open the images of a study.
 
@@ -101,6 +109,7 @@ def open_workplace(
         autocast_dtype=choose_autocast_dtype(device),
         slot=slot.number,
         stopping=stopping,
+        panel=panel,
     )
 
 

@@ -50,7 +50,7 @@ def test_the_search_leaves_time_for_the_ensemble() -> None:
 
 
 def test_the_first_trials_get_equal_shares() -> None:
-    deadline = Deadline(at=time.time() + 100, n_trials=10, n_workers=2)
+    deadline = Deadline(at=time.monotonic() + 100, n_trials=10, n_workers=2)
 
     share = deadline.share(_trials(TrialState.RUNNING))
 
@@ -58,7 +58,7 @@ def test_the_first_trials_get_equal_shares() -> None:
 
 
 def test_the_last_trial_gets_no_more_than_is_left() -> None:
-    deadline = Deadline(at=time.time() + 100, n_trials=3, n_workers=2)
+    deadline = Deadline(at=time.monotonic() + 100, n_trials=3, n_workers=2)
     trials = _trials(TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING)
 
     assert deadline.share(trials) == pytest.approx(100, rel=0.01)
@@ -68,5 +68,5 @@ def test_a_trial_that_cannot_end_is_not_begun() -> None:
     plan = Plan(n_rounds=5, n_epochs=5, seconds=None)
     trials = _trials(TrialState.COMPLETE, TrialState.COMPLETE, seconds=30.0)
 
-    assert Deadline(at=time.time() + 20, n_trials=9, n_workers=1).too_late(trials, plan)
-    assert not Deadline(at=time.time() + 40, n_trials=9, n_workers=1).too_late(trials, plan)
+    assert Deadline(at=time.monotonic() + 20, n_trials=9, n_workers=1).too_late(trials, plan)
+    assert not Deadline(at=time.monotonic() + 40, n_trials=9, n_workers=1).too_late(trials, plan)
