@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from search.memory import N_PREDICTED
 from search.paths import TrialPaths, written_whole
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,10 @@ class Checkpoint:
     best_weights: dict[str, Tensor]
     seconds: float
     """That the trial has taken so far, in all its processes."""
+    n_parts: int = 1
+    """Parts into which its batches are cut, so that they fit into the memory."""
+    n_predicted: int = N_PREDICTED
+    """Images that are predicted at a time."""
 
 
 def save_checkpoint(paths: TrialPaths, checkpoint: Checkpoint) -> None:

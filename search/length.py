@@ -33,6 +33,9 @@ def plan_steps(recipe: Recipe, place: Workplace, seconds: float | None, *, seed:
 
     Returns:
         Whole epochs where at least three fit; never fewer steps than rounds.
+
+    Raises:
+        Interrupted: The worker is stopping.
     """
     plan = place.record.plan
     per_epoch = n_steps_per_epoch(len(place.images.rows), recipe.optimizer.batch_size)
@@ -64,6 +67,8 @@ def _time_network(recipe: Recipe, place: Workplace, seed: int) -> tuple[float, f
             n_rounds=n_steps,
             seed=derive_seed(seed, "probe"),
             autocast_dtype=place.autocast_dtype,
+            n_parts=place.room.n_parts,
+            interrupted=place.stopping,
         )
     )
     times = [each.seconds for each in rounds[_WARM_UP_STEPS - 1 :]]

@@ -9,10 +9,11 @@ from optuna.trial import TrialState
 
 from search.devices import Slot
 from search.errors import in_one_line
-from search.objective import TrialTime, run_trial
+from search.objective import run_trial
 from search.panel import Panel
 from search.paths import StudyPaths
 from search.record import read_record
+from search.rounds import TrialTime
 from search.samplers import make_pruner, make_sampler
 from search.schedule import Deadline
 from search.storage import ask, hand_back, open_study

@@ -1,49 +1,23 @@
 """One trial: suggest, build, train, predict, keep, score."""
 
-import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import optuna
 import torch
 from optuna.trial import TrialState
-from torch import Tensor
 
-from search.checkpoints import Checkpoint, Saver, load_checkpoint
 from search.clock import working_seconds
 from search.exhibits import exhibit_trial
-from search.judging import is_better, score
-from search.length import plan_steps
+from search.judging import score
+from search.memory import DoesNotFitError, mark_infeasible
 from search.predictions import write_history, write_predictions, write_weights
-from search.schedule import Deadline
-from search.seeding import derive_seed
-from search.training import (
-    Diverged,
-    Interrupted,
-    Round,
-    train,
-)
+from search.rounds import OutOfTimeError, Progress, TrialTime, run_rounds, value_of
+from search.training import Diverged
 from search.workplace import Workplace
 from spaces.networks.builders import build_network
 from spaces.recipe import Recipe
 from spaces.space import suggest_recipe
-
-logger = logging.getLogger(__name__)
-
-# A trial whose length was fitted to its seconds may be this much slower than it was timed.
-TOLERANCE = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialTime:
-    """What time a trial has."""
-
-    seconds: float | None
-    """What its schedule shall be fitted to; None where its epochs are stated."""
-    deadline: Deadline | None
-    """When the whole search must be over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,23 +27,6 @@ class Outcome:
     state: TrialState
     value: float | None
     """Objective of the best round; None for a trial that is not complete."""
-
-
-@dataclass
-class _Progress:
-    """The rounds of a trial so far, and the best of them."""
-
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_round: int = 0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    began: float = field(default_factory=working_seconds)
-    """When the trial would have begun, had it never been interrupted nor stopped."""
-    ending: str = ""
-    """Why the trial ended before its last round; empty if it did not."""
-
-
-class _OutOfTimeError(Exception):
-    """The trial has used up its time."""
 
 
 def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> Outcome:
@@ -89,132 +46,44 @@ def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> O
     trial.set_user_attr("slot", place.slot)
     recipe = suggest_recipe(trial, place.record.space, place.record.task)
     trial.set_user_attr("recipe", recipe.to_json())
-    progress = _Progress()
-    try:
-        for finished in _rounds(trial, recipe, place, progress, time_given):
-            if finished.number < place.record.plan.n_rounds and trial.should_prune():
-                progress.ending = f"pruned after round {finished.number}"
-                break
-    except Diverged as error:
-        progress.ending = f"diverged: {error}"
-    except _OutOfTimeError:
-        progress.ending = "out of time"
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        progress.ending = f"out of memory: {(str(error) or 'host').splitlines()[0]}"
+    place.room.reset()
+    progress = Progress()
+    _search(trial, recipe, place, progress, time_given)
     outcome = _keep(trial, recipe, place, progress)
     trial.set_user_attr("seconds", round(working_seconds() - progress.began, 2))
     return outcome
 
 
-def _rounds(
+def _search(
     trial: optuna.Trial,
     recipe: Recipe,
     place: Workplace,
-    progress: _Progress,
+    progress: Progress,
     time_given: TrialTime,
-) -> Iterator[Round]:
-    """Train, judge, report and save each round, from the checkpoint on if there is one."""
-    paths = place.paths.trial(trial.number)
-    saved = load_checkpoint(paths, place.images.images.device)
-    if saved is not None:
-        progress.history[:] = saved.history
-        progress.best_round, progress.best_weights = saved.best_round, saved.best_weights
-        progress.began -= saved.seconds
-        logger.info("trial %d: goes on after round %d", trial.number, len(saved.history))
-    n_steps = (
-        saved.n_steps
-        if saved
-        else plan_steps(recipe, place, time_given.seconds, seed=trial.number)
-    )
-    n_reported = len(trial.storage.get_trial(trial._trial_id).intermediate_values)
-    saver = Saver(paths)
-    out_of_time = _watch_time(place, progress, time_given)
-    for finished in _train(trial, recipe, place, out_of_time, n_steps, saved):
-        _judge(finished, place, progress)
-        if saver.is_due():
-            saver.save(
-                Checkpoint(
-                    n_steps=n_steps,
-                    training=finished.state(),
-                    history=progress.history,
-                    best_round=progress.best_round,
-                    best_weights=progress.best_weights,
-                    seconds=working_seconds() - progress.began,
-                )
-            )
-        if finished.number > n_reported:
-            trial.report(_value(progress.history[-1], place), finished.number)
-        place.panel.end_round()
-        yield finished
+) -> None:
+    """Run the rounds of a trial; note why they end early, if they do.
 
-
-def _watch_time(
-    place: Workplace, progress: _Progress, time_given: TrialTime
-) -> Callable[[], bool]:
-    """Return whether a trial is out of time; its timeout counts the time before interruptions."""
-    timeout = place.record.config.trial_timeout_seconds or np.inf
-    fitted = TOLERANCE * time_given.seconds if time_given.seconds else np.inf
-    ends_at = min(progress.began + timeout, working_seconds() + fitted)
-    deadline = time_given.deadline
-    return lambda: working_seconds() > ends_at or (deadline is not None and deadline.left() == 0)
-
-
-def _train(
-    trial: optuna.Trial,
-    recipe: Recipe,
-    place: Workplace,
-    out_of_time: Callable[[], bool],
-    n_steps: int,
-    saved: Checkpoint | None,
-) -> Iterator[Round]:
-    """Train to the end of the schedule, of the trial's time, or of the worker."""
+    When this returns, nothing of the training is in memory but its best weights.
+    """
     try:
-        yield from train(
-            recipe,
-            place.record.task,
-            place.images,
-            n_steps=n_steps,
-            n_rounds=place.record.plan.n_rounds,
-            seed=derive_seed(place.record.config.seed, "trial", trial.number),
-            autocast_dtype=place.autocast_dtype,
-            resume=saved.training if saved else None,
-            interrupted=lambda: place.stopping() or out_of_time(),
-        )
-    except Interrupted:
-        if place.stopping():
-            raise
-        raise _OutOfTimeError from None
+        for finished in run_rounds(trial, recipe, place, progress, time_given):
+            if finished.number < place.record.plan.n_rounds and trial.should_prune():
+                progress.ending = f"pruned after round {finished.number}"
+                break
+    except Diverged as error:
+        progress.ending = f"diverged: {error}"
+    except OutOfTimeError:
+        progress.ending = "out of time"
+    except DoesNotFitError as error:
+        progress.ending = f"out of memory: {error}"
+        if not progress.best_round:
+            mark_infeasible(trial)
+    if place.room.n_parts > 1:
+        n_images = min(recipe.optimizer.batch_size, len(place.images.rows))
+        trial.set_user_attr("micro_batch", place.room.micro_batch(n_images))
 
 
-def _judge(finished: Round, place: Workplace, progress: _Progress) -> None:
-    """Score the network on the stop role, and remember it if it is the best so far."""
-    rows = place.round_rows
-    predicted = place.predict(finished.network, rows, dtype=place.autocast_dtype)
-    if not np.isfinite(predicted).all():
-        raise Diverged(f"predictions of round {finished.number} are not finite")
-    progress.history.append(
-        {
-            "round": finished.number,
-            "train_loss": finished.train_loss,
-            "images_seen": finished.images_seen,
-            "seconds": round(finished.seconds, 3),
-            **score(predicted, place.labels(rows)),
-        }
-    )
-    value = _value(progress.history[-1], place)
-    best = progress.history[progress.best_round - 1] if progress.best_round else None
-    metric = place.record.config.metric
-    if best is None or is_better(metric, value, than=_value(best, place)):
-        progress.best_round = len(progress.history)
-        state = finished.network.state_dict()
-        progress.best_weights = {name: tensor.detach().clone() for name, tensor in state.items()}
-
-
-def _value(scores: dict[str, float], place: Workplace) -> float:
-    return scores[place.record.config.metric]
-
-
-def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: _Progress) -> Outcome:
+def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: Progress) -> Outcome:
     """Write what the best round predicts, and what the dashboard sorts by."""
     if progress.ending:
         trial.set_user_attr("ending", progress.ending)
@@ -252,4 +121,4 @@ def _keep(trial: optuna.Trial, recipe: Recipe, place: Workplace, progress: _Prog
         class_names=place.record.class_names,
         best_round=progress.best_round,
     )
-    return Outcome(state=TrialState.COMPLETE, value=_value(best, place))
+    return Outcome(state=TrialState.COMPLETE, value=value_of(best, place))

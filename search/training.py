@@ -22,7 +22,7 @@ from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from spaces.mixing import MixedBatch, mix
+from spaces.mixing import MixedBatch, mix, split_batch
 from spaces.networks.blocks import WhiteningConvolution
 from spaces.networks.builders import build_network
 from spaces.networks.initialization import initialize, whiten
@@ -98,6 +98,7 @@ def train(  # noqa: PLR0913
     n_rounds: int,
     seed: int,
     autocast_dtype: torch.dtype | None,
+    n_parts: int = 1,
     resume: Mapping[str, Any] | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Round]:
@@ -111,6 +112,9 @@ def train(  # noqa: PLR0913
         n_rounds: How often to report, evenly over the steps; at most once a step.
         seed: Of everything random.
         autocast_dtype: Lower precision for forward and backward passes, or None for float32.
+        n_parts: Parts of each batch, one after the other in memory; their gradients are added up.
+            Batch norm sees the parts; all else is that of the whole batch, but for rounding and
+            for which units dropout drops.
         resume: What `Round.state` returned in a training with the same other arguments; only
             `n_rounds` may differ if the state's step ends a round in both.
         interrupted: Asked before every step.
@@ -126,6 +130,7 @@ def train(  # noqa: PLR0913
     n_rounds = min(n_rounds, n_steps)
     ends = [math.ceil(n_steps * number / n_rounds) for number in range(1, n_rounds + 1)]
     training = _Training(recipe, task, images, n_steps, seed, autocast_dtype)
+    training.n_parts = n_parts
     if resume is not None:
         training.load(resume)
     training.seconds += time.perf_counter() - began
@@ -177,6 +182,7 @@ class _Training:
         self._shift = round(recipe.augmentation.crop * task.image_size)
         self._stem_freezes_at = math.ceil(_STEM_TRAINS_FOR * n_steps)
         self._random = _get_global_random(self._device)
+        self.n_parts = 1
         self.n_steps_done = 0
         self.seconds = 0.0
 
@@ -236,15 +242,20 @@ class _Training:
         set_learning_rate(self._optimizer, learning_rate_factor(self._recipe.optimizer, progress))
         if self.n_steps_done == self._stem_freezes_at:
             _freeze_stem(self._network)
-        loss = self._loss(self._next_batch())
+        batch = self._next_batch()
         self._optimizer.zero_grad()
-        self._scaler.scale(loss).backward()
+        loss = torch.zeros((), device=self._device)
+        for part in split_batch(batch, self.n_parts):
+            # The share makes the sum of the parts' means the mean of the batch.
+            part_loss = self._loss(part) * (len(part.labels) / self.batch_size)
+            self._scaler.scale(part_loss).backward()
+            loss += part_loss.detach()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self.n_steps_done += 1
         if self._average is not None:
             self._average.update(self.n_steps_done)
-        return loss.detach()
+        return loss
 
     def _next_batch(self) -> MixedBatch:
         """Choose, vary and mix the images of the next step."""
@@ -271,7 +282,7 @@ class _Training:
         return mix(varied, images.labels[rows], augmentation, generator)
 
     def _loss(self, batch: MixedBatch) -> Tensor:
-        """Return the mean loss of a batch, its targets smoothed and mixed."""
+        """Return the mean loss of some images, their targets smoothed and mixed."""
         with torch.autocast(
             self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         ):

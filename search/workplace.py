@@ -1,7 +1,7 @@
 """What a worker keeps open from trial to trial: images, roles, device, precision."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from search.data.roles import Role, read_roles
 from search.data.store import open_store
 from search.devices import Slot
 from search.errors import SearchError
+from search.memory import Room, free_memory, is_out_of_memory
 from search.panel import Panel
 from search.paths import StudyPaths
 from search.process import choose_autocast_dtype, prepare_process
@@ -43,25 +44,45 @@ class Workplace:
     """Whether the worker shall hand its trial back."""
     panel: Panel
     """Where the worker shows that it gets on."""
+    room: Room = field(default_factory=Room)
+    """How much fits into the memory."""
 
     def predict(
         self, network: nn.Module, rows: Int64[Tensor, " rows"], *, dtype: torch.dtype | None
     ) -> Float[np.ndarray, "rows classes"]:
-        """Return a network's log-probabilities for some images, in bounded memory."""
+        """Return a network's log-probabilities for some images, in bounded memory.
+
+        Where they do not fit, fewer are predicted at a time, until the end of the trial.
+        """
+        chunks: list[Tensor] = []
+        n_done = 0
+        while n_done < len(rows):
+            self.panel.beat()
+            try:
+                chunks.append(self._predict_chunk(network, rows[n_done : n_done + _CHUNK], dtype))
+            except Exception as error:  # raised again, unless it is one that smaller batches help
+                if self.room.n_predicted == 1 or not is_out_of_memory(error):
+                    raise
+            else:
+                n_done += len(chunks[-1])
+                continue
+            free_memory(self.images.images.device)
+            self.room.n_predicted //= 2
+        return torch.cat(chunks).numpy()
+
+    def _predict_chunk(
+        self, network: nn.Module, rows: Int64[Tensor, " rows"], dtype: torch.dtype | None
+    ) -> Float[Tensor, "rows classes"]:
         pad, size = self.images.pad, self.record.task.image_size
         inner = slice(pad, pad + size)
-        chunks = []
-        for part in rows.split(_CHUNK):
-            self.panel.beat()
-            predicted = predict_log_probabilities(
-                network,
-                self.images.images[part][:, inner, inner],
-                mean=self.images.mean,
-                std=self.images.std,
-                autocast_dtype=dtype,
-            )
-            chunks.append(predicted.cpu())
-        return torch.cat(chunks).numpy()
+        return predict_log_probabilities(
+            network,
+            self.images.images[rows][:, inner, inner],
+            mean=self.images.mean,
+            std=self.images.std,
+            batch_size=self.room.n_predicted,
+            autocast_dtype=dtype,
+        ).cpu()
 
     def labels(self, rows: Int64[Tensor, " rows"]) -> Int64[np.ndarray, " rows"]:
         """Return the true classes of some images."""
