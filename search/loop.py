@@ -8,11 +8,13 @@ import optuna
 from optuna.trial import TrialState
 
 from search.devices import Slot
-from search.errors import DiskFullError
-from search.objective import TrialTime, run_trial
+from search.errors import DiskFullError, in_one_line
+from search.objective import run_trial
+from search.panel import Panel
 from search.paths import StudyPaths
 from search.record import read_record
 from search.room import needed_bytes, wait_for_room
+from search.rounds import TrialTime
 from search.samplers import make_pruner, make_sampler
 from search.schedule import Deadline
 from search.storage import ask, hand_back, hand_back_own, open_study
@@ -29,6 +31,7 @@ def run_trials(
     *,
     n_trials: int,
     deadline: Deadline | None,
+    panel: Panel | None = None,
 ) -> None:
     """Run trials until the study has enough, time is up, or the worker shall stop.
 
@@ -38,6 +41,7 @@ def run_trials(
         stopping: Whether the worker shall stop; the running trial is then handed back.
         n_trials: Finished trials that the study shall have.
         deadline: When the search must be over, if at all.
+        panel: Where a supervisor looks for signs of life, if there is one.
     """
     record = read_record(open_study(paths))
     config, plan = record.config, record.plan
@@ -48,7 +52,7 @@ def run_trials(
         ),
         pruner=make_pruner(config.pruner, n_rounds=plan.n_rounds, rungs=plan.rungs),
     )
-    place = open_workplace(paths, record, slot, stopping)
+    place = open_workplace(paths, record, slot, stopping, panel)
     while not stopping():
         try:
             if not _run_next(study, place, n_trials, deadline):
@@ -89,10 +93,15 @@ def _wait_for_room(
     study: optuna.Study, place: Workplace, deadline: Deadline | None, *, has_failed: bool = False
 ) -> bool:
     """Wait until a trial would have room on the disk; return whether it has."""
+
+    def stopping() -> bool:
+        place.panel.beat()  # it waits, it does not hang
+        return place.stopping() or (deadline is not None and deadline.left() == 0)
+
     return wait_for_room(
         place.paths,
         needed_bytes(place.record, study.get_trials(deepcopy=False)),
-        lambda: place.stopping() or (deadline is not None and deadline.left() == 0),
+        stopping,
         has_failed=has_failed,
     )
 
@@ -114,6 +123,7 @@ def _run(
     study: optuna.Study, trial: optuna.Trial, place: Workplace, time_given: TrialTime
 ) -> None:
     """Run one trial and tell the study how it ended; nothing that a trial does ends the worker."""
+    place.panel.begin_trial(trial.number)
     try:
         outcome = run_trial(trial, place, time_given)
         study.tell(trial, outcome.value, outcome.state)
@@ -122,6 +132,7 @@ def _run(
     except Interrupted:
         hand_back(study, study._storage.get_trial(trial._trial_id), suspect=False)
         logger.info("trial %d: handed back", trial.number)
+        place.panel.end_trial()
         return
     except optuna.exceptions.UpdateFinishedTrialError:
         logger.warning("trial %d: finished by somebody else, its result is dropped", trial.number)
@@ -131,12 +142,12 @@ def _run(
     else:
         logger.info("trial %d: %s, %s", trial.number, outcome.state.name.lower(), outcome.value)
     place.paths.trial(trial.number).checkpoint.unlink(missing_ok=True)
+    place.panel.end_trial()
 
 
 def _fail(study: optuna.Study, trial: optuna.Trial, error: Exception) -> None:
     try:
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        trial.set_user_attr("failure", f"{type(error).__name__}: {reason}")
+        trial.set_user_attr("failure", in_one_line(error))
         study.tell(trial, state=TrialState.FAIL)
     except optuna.exceptions.UpdateFinishedTrialError:
         logger.warning("trial %d: finished by somebody else", trial.number)

@@ -133,7 +133,7 @@ def _print_report(console: Console, result: RunResult, studies: Path) -> None:
 def _print_remarks(console: Console, result: RunResult, studies: Path) -> None:
     record = result.study.record
     resume = command(f"resume {result.study.name}", studies)
-    for remark in [*_data_remarks(record), *_extra_remarks(result.extras)]:
+    for remark in [*_data_remarks(record), *_extra_remarks(result.extras), *_slot_remarks(result)]:
         _say(console, remark, style="yellow")
     n_unsealed = record.role_sizes["train"] + record.role_sizes["stop"] + record.role_sizes["ens"]
     if result.ensemble and record.config.folds is None and n_unsealed < FEW_IMAGES:
@@ -198,9 +198,16 @@ def _data_remarks(record: StudyRecord) -> list[str]:
     return remarks
 
 
+def _slot_remarks(result: RunResult) -> list[str]:
+    """Say which slots had no part in the end of the run, and why."""
+    return [each.sentence() for each in result.end.stopped_slots]
+
+
 def _exit_code(result: RunResult, interruption: Interruption) -> int:
     if result.end.interrupted:
         return interruption.exit_code
+    if result.end.stopped_slots and result.end.out_of_time:
+        return 1
     if result.ensemble is None:
         return 3
     missing = any(each.failures or each.n_missing for each in result.extras)
@@ -221,6 +228,7 @@ def _document(result: RunResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "interrupted": result.end.interrupted,
         "out_of_time": result.end.out_of_time,
+        "stopped_slots": [each.sentence() for each in result.end.stopped_slots],
         "skipped": result.study.record.skipped,
         "best_trial": leaders[0].number if leaders else None,
         "ensemble": result.ensemble.to_json() if result.ensemble else None,
