@@ -19,6 +19,7 @@ from search.data.statistics import channel_statistics
 from search.data.store import ImageStore, is_whole, prepare_store
 from search.devices import count_gpus, n_usable_cores, plan_slots
 from search.errors import DataError
+from search.location import settle_location
 from search.narrowing import choose_space
 from search.paths import StudyPaths, cache_folder, written_whole
 from search.record import StudyRecord
@@ -51,6 +52,8 @@ def make_study(
     Raises:
         ConfigError: The configuration or the data cannot be used.
     """
+    location = settle_location(paths, config.storage)
+    config = config.without_storage()
     space = choose_space(config)
     slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
     store = _prepare_images(config, studies, on_decode)
@@ -81,6 +84,7 @@ def make_study(
         metric=config.metric,
         attributes=record.attributes(),
         first_trials=() if config.sampler == "grid" else known_parameters(space, store.task),
+        location=location,
     )
     return record
 

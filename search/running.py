@@ -15,6 +15,7 @@ from search.devices import count_gpus, plan_slots
 from search.ensemble_curve import EnsembleCurve
 from search.ensembling import EnsembleResult, build_ensemble, read_ensemble
 from search.errors import ConfigError, SearchError
+from search.location import has_study, note_location, settle_location
 from search.logs import log_to_file
 from search.paths import DEFAULT_STUDIES, StudyPaths
 from search.preparation import (
@@ -113,7 +114,7 @@ def _alone(paths: StudyPaths) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if new and not paths.database.exists():
+        if new and not has_study(paths):
             _remove_traces(paths)
 
 
@@ -138,7 +139,10 @@ def _logged(paths: StudyPaths) -> Iterator[None]:
 def _made_or_continued(
     paths: StudyPaths, config: StudyConfig, studies: Path, observer: Observer
 ) -> Study:
-    if not paths.database.is_file():
+    location = settle_location(paths, config.storage)
+    if has_study(paths):
+        note_location(paths, location)  # with another password, perhaps
+    else:
         make_study(paths, config, studies, observer.on_decode)
     study = open_study(paths)
     record = read_record(study)
