@@ -32,7 +32,7 @@ _HINTS: Mapping[str, str] = {
     "disk is full": "free some space, then `python -m search resume` goes on",
     "readonly": "expected a file and a folder that can be written",
     "is locked": f"another process has held it for more than {BUSY_TIMEOUT_SECONDS} s",
-    "Connection refused": "is the server running, and is this its port?",
+    "Connection refused": "no server listens there",
     "no password supplied": "put it into PGPASSWORD or ~/.pgpass",
     "password authentication failed": "PGPASSWORD, ~/.pgpass or the URL hold another one",
     "permission denied for schema": "as its owner: GRANT CREATE, USAGE ON SCHEMA public TO USER",
@@ -43,6 +43,8 @@ _HINTS: Mapping[str, str] = {
 """From a database's words to what can be done."""
 # Of PostgreSQL: connection lost, deadlock, server full, starting or ending, lock not given.
 _PASSING = ("08", "40", "53300", "57P", "55P03")
+_LASTING = ("password", "does not exist", "pg_hba.conf", "could not translate host name")
+"""Of errors that say that there is no connection: what will be so in a minute too."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def may_pass(error: Exception) -> bool:
         return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
     state = getattr(error, "sqlstate", None)
     if state is None:  # the server did not answer at all, or not any more
-        return type(error).__name__ in ("OperationalError", "ConnectionTimeout")
+        is_connection = type(error).__name__ in ("OperationalError", "ConnectionTimeout")
+        return is_connection and not any(words in str(error) for words in _LASTING)
     return str(state).startswith(_PASSING)
 
 

@@ -1,7 +1,7 @@
 """A new place for a study, which nobody sees before all is in it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Container, Iterator
+from contextlib import closing, contextmanager
 from typing import TypeAlias
 
 from sqlalchemy import text
@@ -14,7 +14,7 @@ from search.backends import (
     storage_errors,
 )
 from search.database import study_ids
-from search.drivers import explain
+from search.drivers import Connection, connect, driver_errors, explain
 from search.errors import SearchError, StorageError
 from search.location import Location, Server, SQLiteFile, note_location
 from search.paths import StudyPaths
@@ -47,6 +47,33 @@ def new_storage(paths: StudyPaths, location: Location) -> Iterator[NewStorage]:
     note_location(paths, location)
 
 
+def check_free(paths: StudyPaths, location: Location) -> None:
+    """Refuse a server that is not there, or has a study of that name: before any work is done.
+
+    Later on, a server that is away is waited for.
+
+    Raises:
+        StorageError: With what is wrong.
+    """
+    if not isinstance(location, Server):
+        return
+    try:
+        with closing(connect(location).driver) as driver:
+            found = study_ids(Connection(driver, is_server=True))
+    except driver_errors() as error:
+        raise StorageError(f"{location}: cannot be used: {explain(error)}.") from error
+    _refuse_taken(paths, location, found)
+
+
+def _refuse_taken(paths: StudyPaths, server: Server, found: Container[str]) -> None:
+    if paths.name in found:
+        raise StorageError(
+            f"{server}: has a study {paths.name!r} already, not of this folder; "
+            f"`python -m search worker {paths.name} --storage URL` joins it, --name starts "
+            "another one."
+        )
+
+
 @contextmanager
 def _in_file(paths: StudyPaths, location: SQLiteFile) -> Iterator[NewStorage]:
     """Make a file under another name, which gets its own when all is in it."""
@@ -71,12 +98,7 @@ def _on_server(paths: StudyPaths, server: Server) -> Iterator[NewStorage]:
     with _closed(storage), storage.alone():
         with storage.raw() as connection:
             found = study_ids(connection)
-        if paths.name in found:
-            raise StorageError(
-                f"{server}: has a study {paths.name!r} already, not of this folder; "
-                f"`python -m search worker {paths.name} --storage URL` joins it, --name starts "
-                "another one."
-            )
+        _refuse_taken(paths, server, found)
         if unfinished in found:
             storage.delete_study(found[unfinished])
         yield storage, unfinished

@@ -19,8 +19,9 @@ from search.data.statistics import channel_statistics
 from search.data.store import ImageStore, is_whole, prepare_store
 from search.devices import count_gpus, n_usable_cores, plan_slots
 from search.errors import DataError
-from search.location import settle_location
+from search.location import Server, location_of, settle_location
 from search.narrowing import choose_space
+from search.new_storage import check_free
 from search.paths import StudyPaths, cache_folder, written_whole
 from search.record import StudyRecord
 from search.samplers import grid_of
@@ -53,6 +54,7 @@ def make_study(
         ConfigError: The configuration or the data cannot be used.
     """
     location = settle_location(paths, config.storage)
+    check_free(paths, location)
     config = config.without_storage()
     space = choose_space(config)
     slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
@@ -125,7 +127,10 @@ def restore_images(
 
 
 def write_config(paths: StudyPaths, config: StudyConfig) -> None:
-    """Write the resolved configuration for people to read."""
+    """Write the resolved configuration for people to read, without a password."""
+    location = location_of(paths)
+    if isinstance(location, Server):
+        config = config.model_copy(update={"storage": location.bare_url})
     with written_whole(paths.config) as temporary:
         temporary.write_text(config.model_dump_json(indent=2), encoding="utf-8")
 

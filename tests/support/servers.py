@@ -52,6 +52,14 @@ class Cluster:
         self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def throw_out(self, url: str) -> None:
+        """Break all connections to a database, as a server does that is started anew."""
+        name = url.rpartition("/")[2]
+        self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "  # noqa: S608  # our own name
+            f"WHERE datname = '{name}'"
+        )
+
 
 def find_programs() -> Path | None:
     """Return the folder of PostgreSQL's programs, where Debian puts them or on the path."""
