@@ -79,8 +79,8 @@ FLAGS = [
     (
         "run --storage postgresql://ann:se#cret@host/trials",
         (
-            "--storage: expected an URL such as postgresql://USER@HOST:5432/DATABASE, got one that "
-            "cannot be read; a password with special characters is written with %40 for @"
+            "--storage: expected an URL such as postgresql://USER@HOST:5432/DATABASE, got one "
+            "that cannot be read; a password with special characters is written with %40 for @"
         ),
     ),
     ("run --name ../x", "--name: a name has letters, digits, dots, dashes and underscores"),
