@@ -32,7 +32,12 @@ def look_into(paths: StudyPaths) -> Iterator[tuple[Connection, int]]:
             f"there is no study {paths.name!r} in {paths.folder.parent}; "
             "`python -m search list` shows those there are."
         )
-    location = location_of(paths)
+    with _looking_into(location_of(paths), paths) as found:
+        yield found
+
+
+@contextmanager
+def _looking_into(location: Location, paths: StudyPaths) -> Iterator[tuple[Connection, int]]:
     problem = f"not the database of study {paths.name!r}"
     if isinstance(location, Server):
         problem = "cannot be used"
@@ -64,8 +69,33 @@ def read_attributes(paths: StudyPaths) -> dict[str, Any]:
         StorageError: Its database cannot be read.
     """
     with look_into(paths) as (connection, study_id):
-        query = "SELECT key, value_json FROM study_user_attributes WHERE study_id = ?"
-        return {key: json.loads(text) for key, text in connection.execute(query, (study_id,))}
+        return _attributes(connection, study_id)
+
+
+def read_attributes_at(server: Server, name: str) -> dict[str, Any]:
+    """Return the user attributes of a study on a server, of which no folder is here yet.
+
+    Raises:
+        NothingToDoError: The server has no such study.
+        StorageError: It cannot be reached, or does not let us in.
+    """
+    try:
+        connection = connect(server)
+        with closing(connection.driver):
+            found = study_ids(connection)
+            if name in found:
+                return _attributes(connection, found[name])
+    except driver_errors() as error:
+        raise StorageError(f"{server}: cannot be used: {explain(error)}.") from error
+    raise NothingToDoError(
+        f"{server}: has no study {name!r}; it has {', '.join(sorted(found)) or 'none'}. "
+        f"`python -m search run --name {name} --storage URL` makes it."
+    )
+
+
+def _attributes(connection: Connection, study_id: int) -> dict[str, Any]:
+    query = "SELECT key, value_json FROM study_user_attributes WHERE study_id = ?"
+    return {key: json.loads(text) for key, text in connection.execute(query, (study_id,))}
 
 
 def count_states(paths: StudyPaths) -> Counter[TrialState]:

@@ -162,11 +162,16 @@ def settle_location(paths: StudyPaths, given: str | None) -> Location:
     there = location_of(paths)
     if given is None:
         return there
-    wanted = parse_server(given)
-    if not has_study(paths) or (isinstance(there, Server) and there.is_same_place(wanted)):
+    try:
+        wanted = parse_server(given)
+    except ConfigError as error:
+        raise ConfigError(f"storage: {error}") from None
+    if not has_study(paths):
         return wanted
+    if isinstance(there, Server) and there.is_same_place(wanted):
+        return wanted if wanted.url != wanted.bare_url else there  # whose password may be kept
     raise ConfigError(
         f"storage: study {paths.name!r} is stored in {there}, got {wanted}; "
-        f"`python -m search copy {paths.name} --to URL` moves it, or give the new search a --name "
-        "of its own."
+        f"`python -m search copy {paths.name} --to URL` moves it, --name starts another one; "
+        "hosts that share a folder need the same URL."
     )

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +25,17 @@ class _JsonLines(logging.Formatter):
         if record.exc_info:
             document["traceback"] = self.formatException(record.exc_info)
         return json.dumps(document)
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Send the log of this process to a file until the block ends; see `log_to_file`."""
+    handler = log_to_file(path)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def log_to_file(path: Path) -> logging.Handler:

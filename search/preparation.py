@@ -13,7 +13,14 @@ from optuna.study import StudyDirection
 
 from ensembles.metrics import METRICS
 from search.config import StudyConfig
-from search.data.roles import ROLES, Roles, assign_roles, read_roles, write_roles
+from search.data.roles import (
+    ROLES,
+    Roles,
+    assign_roles,
+    order_fingerprint,
+    read_roles,
+    write_roles,
+)
 from search.data.sources import DataRequest, list_dataset
 from search.data.statistics import channel_statistics
 from search.data.store import ImageStore, is_whole, prepare_store
@@ -58,7 +65,7 @@ def make_study(
     config = config.without_storage()
     space = choose_space(config)
     slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
-    store = _prepare_images(config, studies, on_decode)
+    store = prepare_images(config, studies, on_decode)
     roles = assign_roles(store, seed=config.seed, limit_train=config.limit_train)
     config = bounded_by_grid(config, space, store.task)
     mean, std = channel_statistics(store, roles.train)
@@ -73,6 +80,7 @@ def make_study(
         class_names=store.class_names,
         store=store.folder.resolve(),
         data_fingerprint=roles.fingerprint,
+        order_fingerprint=order_fingerprint(store, roles),
         role_sizes={str(role): count for role, count in roles.sizes().items()},
         skipped=len(store.skipped),
         dropped=len(roles.dropped),
@@ -114,7 +122,7 @@ def restore_images(
     before = read_roles(paths.roles)
     if is_whole(record.store):
         return record.store
-    store = _prepare_images(record.config, studies, on_decode)
+    store = prepare_images(record.config, studies, on_decode)
     now = assign_roles(store, seed=record.config.seed, limit_train=record.config.limit_train)
     if any(not np.array_equal(now.rows(role), before.rows(role)) for role in ROLES) or (
         now.fingerprint != record.data_fingerprint
@@ -135,9 +143,12 @@ def write_config(paths: StudyPaths, config: StudyConfig) -> None:
         temporary.write_text(config.model_dump_json(indent=2), encoding="utf-8")
 
 
-def _prepare_images(
-    config: StudyConfig, studies: Path, on_decode: OnProgress | None
-) -> ImageStore:
+def prepare_images(config: StudyConfig, studies: Path, on_decode: OnProgress | None) -> ImageStore:
+    """Return the decoded images of a study's data, decoded now if they are not there.
+
+    Raises:
+        DataError: The data are not there, or nobody can learn from them.
+    """
     request = DataRequest(data=config.data, data_root=config.data_root, download=config.download)
     listing = list_dataset(request)
     listing.check_trainable()

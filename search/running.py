@@ -16,7 +16,7 @@ from search.ensemble_curve import EnsembleCurve
 from search.ensembling import EnsembleResult, build_ensemble, read_ensemble
 from search.errors import ConfigError, SearchError
 from search.location import has_study, note_location, settle_location
-from search.logs import log_to_file
+from search.logs import logged_to
 from search.paths import DEFAULT_STUDIES, StudyPaths
 from search.preparation import (
     OnProgress,
@@ -85,7 +85,7 @@ def run_study(
     started = time.time()
     observer = observer or Observer()
     paths = StudyPaths(studies / config.study_name)
-    with _alone(paths), _logged(paths):
+    with _alone(paths), logged_to(paths.log):
         study = _made_or_continued(paths, config, studies, observer)
         end = _search(study, started, observer)
         ensemble = None if end.interrupted else _newest_ensemble(study, config)
@@ -124,16 +124,6 @@ def _remove_traces(paths: StudyPaths) -> None:
         path.unlink(missing_ok=True)
     if not any(paths.folder.iterdir()):
         paths.folder.rmdir()
-
-
-@contextmanager
-def _logged(paths: StudyPaths) -> Iterator[None]:
-    handler = log_to_file(paths.log)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
 
 
 def _made_or_continued(

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from search.absences import count_absent, describe_absent
 from search.config import StudyConfig
 from search.data.store import open_store
 from search.durations import format_duration
@@ -75,7 +76,7 @@ def _print_report(console: Console, result: RunResult, studies: Path) -> None:
 def _print_remarks(console: Console, result: RunResult, studies: Path) -> None:
     record = result.study.record
     resume = command(f"resume {result.study.name}", studies)
-    for remark in _data_remarks(record):
+    for remark in (*_data_remarks(record), *_absence_remarks(result)):
         console.print(remark, style="yellow", highlight=False, soft_wrap=True)
     if result.end.interrupted:
         console.print(
@@ -97,6 +98,12 @@ def _print_remarks(console: Console, result: RunResult, studies: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _absence_remarks(result: RunResult) -> list[str]:
+    """Say whose files lie on other hosts; while a run is interrupted, nobody looks for them."""
+    absent = "" if result.end.interrupted else describe_absent(result.study)
+    return [absent] if absent else []
 
 
 def _data_remarks(record: StudyRecord) -> list[str]:
@@ -121,7 +128,7 @@ def _exit_code(result: RunResult, interruption: Interruption) -> int:
         return interruption.exit_code
     if result.ensemble is None:
         return 3
-    return 5 if result.study.record.skipped else 0
+    return 5 if result.study.record.skipped or count_absent(result.study) else 0
 
 
 def _document(result: RunResult) -> dict[str, Any]:

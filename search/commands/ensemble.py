@@ -48,6 +48,7 @@ def main(
     """
     from rich.console import Console  # noqa: PLC0415  # --help needs none of these
 
+    from search.absences import describe_absent  # noqa: PLC0415
     from search.ensembling import Extras, build_ensemble  # noqa: PLC0415
     from search.reporting import (  # noqa: PLC0415
         print_ensemble,
@@ -83,4 +84,6 @@ def main(
         print_soups(console, soups)
     print_ensemble(console, result)
     console.print()
+    if absent := describe_absent(study):
+        Console(stderr=True).print(absent, style="yellow", highlight=False, soft_wrap=True)
     print_next_commands(console, study, studies)
