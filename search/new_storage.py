@@ -56,6 +56,8 @@ def check_free(paths: StudyPaths, location: Location) -> None:
         StorageError: With what is wrong.
     """
     if not isinstance(location, Server):
+        if location.path.exists():
+            raise StorageError(f"{location}: is there already, and would be lost.")
         return
     try:
         with closing(connect(location).driver) as driver:
@@ -102,9 +104,14 @@ def _on_server(paths: StudyPaths, server: Server) -> Iterator[NewStorage]:
         if unfinished in found:
             storage.delete_study(found[unfinished])
         yield storage, unfinished
-        with storage.engine.begin() as connection:
-            rename = text("UPDATE studies SET study_name = :new WHERE study_name = :old")
-            connection.execute(rename, {"new": paths.name, "old": unfinished})
+        rename_study(storage, unfinished, paths.name)
+
+
+def rename_study(storage: PatientStorage, old: str, new: str) -> None:
+    """Give a study another name; Optuna itself has no way to do this."""
+    with storage.engine.begin() as connection:
+        rename = text("UPDATE studies SET study_name = :new WHERE study_name = :old")
+        connection.execute(rename, {"new": new, "old": old})
 
 
 def _problems() -> tuple[type[Exception], ...]:

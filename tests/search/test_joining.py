@@ -230,6 +230,7 @@ def shell_of(tmp_path: Path) -> Callable[[str], Shell]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_worker_hands_its_trial_back_and_another_one_ends_the_study(
     shell_of: Callable[[str], Shell],
     shared_database: str,
@@ -238,7 +239,7 @@ def test_a_worker_hands_its_trial_back_and_another_one_ends_the_study(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     home = make_tiny_study(
-        tmp_path / "studies", name="far-away", storage=shared_database, trials=2, epochs=200
+        tmp_path / "studies", name="far-away", storage=shared_database, trials=2, epochs=60
     )
     far = shell_of("far")
     words = ("worker", "far-away", "--storage", shared_database, "--workers", "1", "--json")
@@ -253,8 +254,7 @@ def test_a_worker_hands_its_trial_back_and_another_one_ends_the_study(
     stopped = first.wait()
     states = [trial.state for trial in study.trials]
     monkeypatch.setattr(sys, "argv", ["search/__main__.py"])
-    change_record(home, plan={**study.user_attrs[ATTRIBUTE]["plan"], "n_rounds": 2, "n_epochs": 2})
-    finished = far.run(*words, "--devices", "cpu")
+    finished = far.run(*words, "--devices", "cpu", seconds=500)
 
     assert (stopped.code, json.loads(stopped.out)["interrupted"]) == (143, True)
     assert TrialState.RUNNING not in states
@@ -275,6 +275,7 @@ def test_a_worker_hands_its_trial_back_and_another_one_ends_the_study(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_run_and_a_worker_share_the_trials_of_a_study(
     shell_of: Callable[[str], Shell], shared_database: str
 ) -> None:
@@ -283,8 +284,8 @@ def test_a_run_and_a_worker_share_the_trials_of_a_study(
     storage = ("--storage", shared_database, "--devices", "cpu", "--workers", "1")
 
     run = home.start("run", "--name", "both", "--trials", "6", *tiny, *storage, name="both")
-    guest = far.run("worker", "both", "--wait", "2m", "--json", *storage)
-    ran = run.wait(180)
+    guest = far.run("worker", "both", "--wait", "5m", "--json", *storage, seconds=500)
+    ran = run.wait(500)
 
     study = load_study("both", studies=home.studies)
     here = json.loads(guest.out)["finished_here"]
