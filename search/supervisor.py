@@ -11,16 +11,16 @@ from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.devices import Slot
 from search.errors import DiskFullError, SearchError
+from search.orphans import OrphanWatch
 from search.paths import StudyPaths
 from search.record import StudyRecord
 from search.retention import free_weights
 from search.schedule import Deadline
-from search.storage import hand_back_orphans, has_waiting, n_counted, open_study
+from search.storage import has_waiting, n_counted, open_study
 from search.trials import FINISHED
 from search.workers import WorkerOrder, work
 
@@ -33,7 +33,7 @@ MAX_QUICK_DEATHS = 3
 MAX_FAILURES_IN_A_ROW = 5
 # Modules that the fork server imports once; a worker then starts in 0.1 s instead of several.
 # `torch._dynamo` is imported by the first step of any optimizer and takes a second.
-PRELOADED = ["torch", "torch._dynamo", "torchvision", "search.workplace"]
+PRELOADED = ["torch", "torch._dynamo", "torchvision", "search.loop"]
 SECONDS_TO_STOP = 30.0
 
 
@@ -77,8 +77,8 @@ class SearchEnd:
 class Supervisor:
     """Runs workers on one study until it has enough trials.
 
-    It holds the study's exclusive lock while it works; so no other `run` is on the study, and any
-    trial that is running when it begins is an orphan.
+    Others may do the same from other hosts; trials whose process is gone are handed back, whoever
+    ran them.
     """
 
     paths: StudyPaths
@@ -87,6 +87,9 @@ class Supervisor:
     deadline: Deadline | None
     on_change: Callable[[Snapshot], None]
     stop_requested: Callable[[], bool]
+    is_guest: bool = False
+    """Whether another host waits for the last trials; else they are waited for, wherever they
+    run."""
     _places: list[_Place] = field(init=False)
     _context: BaseContext = field(init=False)
     _n_finished: int = field(default=0, init=False)
@@ -109,25 +112,26 @@ class Supervisor:
         """
         began = time.time()
         study = open_study(self.paths)
-        hand_back_orphans(study, self.paths, alive=(), suspect=False)
+        watch = OrphanWatch(study)
+        self._hand_back(watch, suspect=False)
         stop = self._context.Event()
         n_trials = self.record.config.trials
         try:
             while True:
                 trials = study.get_trials(deepcopy=False)
-                self._reap(study)
+                self._reap(watch)
                 _refuse_hopeless(trials)
                 interrupted = self.stop_requested()
                 wanted = not interrupted and self._has_work(trials, n_trials)
                 if wanted:
                     self._start_missing(stop, n_trials)
                 self._tend(trials, began)
-                if not wanted and (interrupted or not self._alive()):
+                if not wanted and (interrupted or not self._waits(trials, watch)):
                     break
                 self._wait()
         finally:
             self._stop_all(stop)
-            self._hand_back(study, suspect=False)
+            self._hand_back(watch, suspect=False)
         self._tend(study.get_trials(deepcopy=False), began)
         return SearchEnd(
             interrupted=interrupted,
@@ -160,6 +164,19 @@ class Supervisor:
             return has_waiting(trials)
         return n_counted(trials) < n_trials
 
+    def _waits(self, trials: list[FrozenTrial], watch: OrphanWatch) -> bool:
+        """Tell whether trials may still end: ours, or of other hosts while there is time.
+
+        A guest goes as soon as each of them is known to be in living hands.
+        """
+        if self._alive():
+            return True
+        if self.deadline and self.deadline.too_late(trials, self.record.plan):
+            return False
+        if self.is_guest:
+            return watch.n_doubtful(trials) > 0
+        return any(trial.state == TrialState.RUNNING for trial in trials)
+
     def _start_missing(self, stop: "multiprocessing.synchronize.Event", n_trials: int) -> None:
         for place in self._places:
             if place.process is not None or time.monotonic() < place.not_before:
@@ -171,6 +188,7 @@ class Supervisor:
                 environment=environment,
                 n_trials=n_trials,
                 deadline=self.deadline,
+                images=self.record.store,
             )
             with _environment(environment):
                 place.process = self._context.Process(  # type: ignore[attr-defined]
@@ -180,10 +198,10 @@ class Supervisor:
             place.started_at = time.monotonic()
             logger.info("slot %d: worker %d started", place.slot.number, place.process.pid)
 
-    def _reap(self, study: optuna.Study) -> None:
+    def _reap(self, watch: OrphanWatch) -> None:
         """Take note of workers that ended; hand back what they were running."""
-        if self._owes_trials:
-            self._hand_back(study, suspect=True)
+        if self._owes_trials or watch.is_time_to_look():
+            self._hand_back(watch, suspect=True)
         for place in self._places:
             process = place.process
             if process is None or process.is_alive():
@@ -192,7 +210,7 @@ class Supervisor:
             if process.exitcode == 0:
                 continue
             logger.error("slot %d: worker ended with %s", place.slot.number, process.exitcode)
-            self._hand_back(study, suspect=True)
+            self._hand_back(watch, suspect=True)
             quick = time.monotonic() - place.started_at < QUICK_DEATH_SECONDS
             place.quick_deaths = place.quick_deaths + 1 if quick else 0
             place.not_before = time.monotonic() + 2.0**place.quick_deaths - 1
@@ -203,11 +221,10 @@ class Supervisor:
                     f"its log is in {self.paths.log}."
                 )
 
-    def _hand_back(self, study: optuna.Study, *, suspect: bool) -> None:
-        """Hand back what no living worker runs; on a full disk, at the next look, or next run."""
-        alive = {place.process.pid or 0 for place in self._alive() if place.process}
+    def _hand_back(self, watch: OrphanWatch, *, suspect: bool) -> None:
+        """Hand back what nobody runs any more; on a full disk, at the next look, or next run."""
         try:
-            hand_back_orphans(study, self.paths, alive=alive, suspect=suspect)
+            watch.hand_back(suspect=suspect)
             self._owes_trials = False
         except DiskFullError as error:
             if not self._owes_trials:

@@ -28,6 +28,8 @@ class WorkerOrder:
     """Variables that choose the device; worked out by the supervisor, whose own are untouched."""
     n_trials: int
     deadline: Deadline | None
+    images: Path | None = None
+    """Folder of the decoded images on this host; None: where the study has them."""
 
 
 def work(order: WorkerOrder, stop: Event) -> None:
@@ -55,7 +57,14 @@ def work(order: WorkerOrder, stop: Event) -> None:
         # Here and not above: it imports torch, which must not come before the environment.
         from search.loop import run_trials  # noqa: PLC0415
 
-        run_trials(paths, order.slot, stopping, n_trials=order.n_trials, deadline=order.deadline)
+        run_trials(
+            paths,
+            order.slot,
+            stopping,
+            n_trials=order.n_trials,
+            deadline=order.deadline,
+            images=order.images,
+        )
     except Exception:
         logger.exception("slot %d: the worker ends", order.slot.number)
         sys.exit(1)
