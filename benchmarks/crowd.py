@@ -8,6 +8,7 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.owners import ATTRIBUTE, this_process
 from search.storage import open_study
 from search.study import Study
 from spaces.space import suggest_recipe
@@ -60,7 +61,7 @@ def _random_trials(study: Study, count: int) -> Iterator[FrozenTrial]:
             params=asked.params,
             distributions=asked.distributions,
             user_attrs={
-                "process": 1,
+                ATTRIBUTE: this_process().to_json(),
                 "recipe": recipe.to_json(),
                 "slot": 0,
                 "accuracy": 0.5,

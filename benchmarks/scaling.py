@@ -17,7 +17,6 @@ Images are drawn, 10,000 to train on, or taken from `--data`.
 
 import argparse
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from pictures import make_folder
 from workshop import TUTORIAL_POINT, Used, Worker, new_study, run_together, warm_workers
 
 from search.samplers import make_pruner, make_sampler
-from search.storage import ask, open_study
+from search.storage import ask, open_study, tell
 from search.study import Study
 from spaces.space import suggest_recipe
 
@@ -183,7 +182,7 @@ def _time_asking(study: Study, n_trials: int) -> Asking:
 def _ask_and_tell(opened: optuna.Study, study: Study) -> tuple[float, float, float]:
     """Return the CPU seconds of asking, of reporting and of telling one trial."""
     moments = [time.process_time()]
-    trial = ask(opened, study.paths, study.record.config.trials, process=os.getpid())
+    trial = ask(opened, study.record.config.trials)
     if trial is None:
         raise RuntimeError("the study has all its trials already")
     recipe = suggest_recipe(trial, study.record.space, study.record.task)
@@ -197,7 +196,7 @@ def _ask_and_tell(opened: optuna.Study, study: Study) -> tuple[float, float, flo
     moments.append(time.process_time())
     for name in ("accuracy", "log_loss", "best_round", "epochs", "parameters", "milliseconds"):
         trial.set_user_attr(name, 0.5)
-    opened.tell(trial, 1.0, TrialState.COMPLETE)
+    tell(opened, trial, TrialState.COMPLETE, 1.0)
     moments.append(time.process_time())
     asked, reported, told = (end - start for start, end in itertools.pairwise(moments))
     return asked, reported, told

@@ -22,7 +22,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -40,6 +40,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.config import StudyConfig
 from search.errors import SearchError
+from search.owners import ATTRIBUTE, this_process
 from search.paths import StudyPaths
 from search.preparation import make_study
 from search.storage import create_study, open_study
@@ -247,7 +248,7 @@ def _insert(
     attributes = {
         "recipe": recipe,
         "slot": number % 2,
-        "process": 1000 + number % 7,
+        ATTRIBUTE: replace(this_process(), pid=1000 + number % 7).to_json(),
         "accuracy": 0.9,
         "log_loss": round(float(losses[-1]), 6),
         "best_round": N_ROUNDS,

@@ -20,7 +20,7 @@ from search.preparation import make_study
 from search.record import read_record
 from search.rounds import TrialTime
 from search.samplers import make_pruner, make_sampler
-from search.storage import ask, open_study
+from search.storage import ask, open_study, tell
 from search.study import Study
 from search.supervisor import start_context
 from search.workplace import open_workplace
@@ -166,13 +166,13 @@ def _work(folder: Path, slot: Slot, pipe: Connection) -> None:
 
     def run_one(watch: Stopwatch) -> None:
         with watch.running("study"):
-            trial = ask(study, paths, config.trials, process=os.getpid())
+            trial = ask(study, config.trials)
         if trial is None:
             raise RuntimeError(f"the study has its {config.trials} trials already")
         with watch.running("rest"):
             outcome = run_trial(trial, place, TrialTime(seconds=None, deadline=None))
         with watch.running("study"):
-            study.tell(trial, outcome.value, outcome.state)
+            tell(study, trial, outcome.state, outcome.value)
         place.paths.trial(trial.number).checkpoint.unlink(missing_ok=True)
 
     while True:

@@ -13,6 +13,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from ensembles.pool import Pool
+from search.absences import describe_absent
 from search.assignments import by_order
 from search.candidate_names import candidate_title, trial_of
 from search.data.roles import Role, read_roles
@@ -60,8 +61,10 @@ def list_candidates(study: Study) -> list[Candidate]:
     kept = kept_trials(study.trials(), config.keep, config.metric)
     found = [each for each in _gather(study, kept) if _is_usable(each.files)]
     if not found:
+        absent = describe_absent(study)
         raise NothingToDoError(
-            f"study {study.name!r} has no finished trial to build an ensemble from."
+            f"study {study.name!r} has no finished trial to build an ensemble from"
+            f"{': ' if absent else ''}{absent}."
         )
     return found
 

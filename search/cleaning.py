@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from search.candidate_names import trial_of
 from search.errors import SearchError
+from search.location import has_study
 from search.paths import StudyPaths, cache_folder
 from search.retention import kept_trials
 from search.selections import selected_names
@@ -153,7 +154,7 @@ class _Sorter:
                 return _marked("averages of weights", is_spare=trial_of(name) in self.spare)
             case ("artifacts", *_):
                 return "pictures", False
-            case (name,) if name.startswith(self.paths.database.name):
+            case (name,) if name.startswith(self.paths.database.stem):  # its copies too
                 return "database", False
             case (_, _, *_):
                 return "ordered trainings", False
@@ -208,7 +209,7 @@ def _used_stores(studies: Path) -> set[Path] | None:
     being_made = (
         lock
         for lock in studies.glob("*/supervisor.lock")
-        if not StudyPaths(lock.parent).database.exists() and _is_held(lock)
+        if not has_study(StudyPaths(lock.parent)) and _is_held(lock)
     )
     return None if any(being_made) else used
 

@@ -36,6 +36,8 @@ EXIT_CODES: Mapping[type[Exception], int] = {
 COMMANDS: Mapping[str, str] = {
     "run": "Search, build the ensemble and report; the same command again goes on.",
     "resume": "Go on with a study that was interrupted, or give it more trials.",
+    "worker": "Run trials of a study that another host has begun.",
+    "copy": "Move the trials of a study from SQLite to PostgreSQL, or back.",
     "status": "Show how far a study is.",
     "best": "Show the best trials of a study.",
     "list": "List the studies.",

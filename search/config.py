@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ensembles.inputs import Fit
 from search.durations import parse_duration
 from search.errors import ConfigError
+from search.location import parse_server
 from search.words import suggestion
 from spaces.trial import Value
 
@@ -99,6 +100,11 @@ class StudyConfig(BaseModel):
     download: bool = Field(
         default=False, description="Download a torchvision data set that is not there."
     )
+    storage: str | None = Field(
+        None,
+        description="PostgreSQL database for workers on several hosts, "
+        "postgresql://USER@HOST/DATABASE; default: SQLite in the study's folder.",
+    )
     keep: int = Field(20, ge=1, description="Trials whose weights are kept.")
     snapshots: int = Field(
         0,
@@ -140,6 +146,16 @@ class StudyConfig(BaseModel):
             )
         return value
 
+    @field_validator("storage")
+    @classmethod
+    def _check_storage(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_server(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return value
+
     @field_validator("space")
     @classmethod
     def _check_space(cls, value: str) -> str:
@@ -166,6 +182,11 @@ class StudyConfig(BaseModel):
     def trial_timeout_seconds(self) -> float | None:
         """`trial_timeout` in seconds."""
         return None if self.trial_timeout is None else parse_duration(self.trial_timeout)
+
+    def without_storage(self) -> "StudyConfig":
+        """Return a copy for the study's record: where that is, the study's folder knows."""
+        said = self.model_dump(exclude_unset=True, exclude={"storage"})
+        return StudyConfig.model_validate(said)
 
     def replaced(self, **changes: object) -> "StudyConfig":
         """Return a checked copy with some fields changed."""
@@ -243,7 +264,7 @@ def continued(stored: StudyConfig, given: StudyConfig) -> StudyConfig:
     Raises:
         ConfigError: Something is asked that would make it another study.
     """
-    said = given.model_dump(exclude_unset=True)
+    said = given.without_storage().model_dump(exclude_unset=True)
     for key, value in said.items():
         same = value == getattr(stored, key) or (key == "data" and _same_path(value, stored.data))
         if key not in CHANGEABLE | {"name"} and not same:

@@ -25,7 +25,7 @@ from optuna_dashboard import wsgi
 
 from search.errors import ConfigError
 from search.paths import StudyPaths
-from search.storage import SQLiteStorage
+from search.storage import open_storage
 from search.wsgi_answers import StartResponse, answer_of
 
 _WHOLE_STUDY = re.compile(r"/api/studies(/\d+(/rename)?)?/?")
@@ -58,7 +58,7 @@ def make_dashboard(paths: StudyPaths, *, host: str, port: int) -> WSGIServer:
         ConfigError: The port is taken, or the address is not of this machine.
     """
     paths.artifacts.mkdir(exist_ok=True)
-    storage = get_storage(SQLiteStorage(paths.database, paths.trial_lock))
+    storage = get_storage(open_storage(paths))
     application = wsgi(storage, artifact_store=FileSystemArtifactStore(paths.artifacts))
     with contextlib.suppress(ImportError):  # of parts that a later dashboard names otherwise
         from search.dashboard_trials import with_quick_trials  # noqa: PLC0415

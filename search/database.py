@@ -1,56 +1,64 @@
-"""A study's SQLite file as SQLite shows it, for a quick look.
+"""A study's database as its driver shows it, for a quick look.
 
 To open it through Optuna and SQLAlchemy takes half a second, and to read 5,000 trials another;
-how far a study is can be asked of the file in a few milliseconds.
+how far a study is can be asked of the database itself in a few milliseconds.
 """
 
 import json
-import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
-from urllib.parse import quote
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.drivers import Connection, connect, driver_errors, explain
 from search.errors import NothingToDoError, StorageError
 from search.frozen_trials import read_trials
+from search.location import Location, Server, has_study, location_of
 from search.paths import StudyPaths
-
-BUSY_TIMEOUT_SECONDS = 120
-_HINTS: Mapping[str, str] = {
-    "malformed": "put back a copy, or save what is left of it with `sqlite3 FILE .recover`",
-    "disk is full": "free some space, then `python -m search resume` goes on",
-    "readonly": "expected a file and a folder that can be written",
-    "is locked": f"another process has held it for more than {BUSY_TIMEOUT_SECONDS} s",
-}
-"""From SQLite's words to what can be done."""
 
 
 @contextmanager
-def look_into(paths: StudyPaths) -> Iterator[tuple[sqlite3.Connection, int]]:
+def look_into(paths: StudyPaths) -> Iterator[tuple[Connection, int]]:
     """Give a connection to the database of a study, and Optuna's id of the study.
 
     Raises:
         NothingToDoError: There is no such study.
-        StorageError: The file is there but is no database of this study, or is damaged.
+        StorageError: There is no database of this study, or it is damaged or out of reach.
     """
-    if not paths.database.is_file():
+    if not has_study(paths):
         raise NothingToDoError(
             f"there is no study {paths.name!r} in {paths.folder.parent}; "
             "`python -m search list` shows those there are."
         )
+    with _looking_into(location_of(paths), paths) as found:
+        yield found
+
+
+@contextmanager
+def _looking_into(location: Location, paths: StudyPaths) -> Iterator[tuple[Connection, int]]:
     problem = f"not the database of study {paths.name!r}"
+    if isinstance(location, Server):
+        problem = "cannot be used"
     try:
-        # `rw`, since without it SQLite would make a file that has gone meanwhile.
-        name = f"file:{quote(str(paths.database))}?mode=rw"
-        with closing(sqlite3.connect(name, uri=True, timeout=BUSY_TIMEOUT_SECONDS)) as connection:
-            study_id = _find_study(connection, paths)
+        connection = connect(location)
+        with closing(connection.driver):
+            study_id = _find_study(connection, location, paths)
             problem = "cannot be used"
             yield connection, study_id
-    except sqlite3.Error as error:
-        raise StorageError(f"{paths.database}: {problem}: {explain(error)}.") from error
+    except driver_errors() as error:
+        raise StorageError(f"{location}: {problem}: {explain(error)}.") from error
+
+
+def study_ids(connection: Connection) -> dict[str, int]:
+    """Return Optuna's id of each study of a database, by name."""
+    tables = "SELECT name FROM sqlite_master WHERE name = 'studies'"
+    if connection.is_server:
+        tables = "SELECT 1 WHERE to_regclass('studies') IS NOT NULL"
+    if not connection.execute(tables).fetchall():
+        return {}
+    return dict(connection.execute("SELECT study_name, study_id FROM studies").fetchall())
 
 
 def read_attributes(paths: StudyPaths) -> dict[str, Any]:
@@ -61,8 +69,33 @@ def read_attributes(paths: StudyPaths) -> dict[str, Any]:
         StorageError: Its database cannot be read.
     """
     with look_into(paths) as (connection, study_id):
-        query = "SELECT key, value_json FROM study_user_attributes WHERE study_id = ?"
-        return {key: json.loads(text) for key, text in connection.execute(query, (study_id,))}
+        return _attributes(connection, study_id)
+
+
+def read_attributes_at(server: Server, name: str) -> dict[str, Any]:
+    """Return the user attributes of a study on a server, of which no folder is here yet.
+
+    Raises:
+        NothingToDoError: The server has no such study.
+        StorageError: It cannot be reached, or does not let us in.
+    """
+    try:
+        connection = connect(server)
+        with closing(connection.driver):
+            found = study_ids(connection)
+            if name in found:
+                return _attributes(connection, found[name])
+    except driver_errors() as error:
+        raise StorageError(f"{server}: cannot be used: {explain(error)}.") from error
+    raise NothingToDoError(
+        f"{server}: has no study {name!r}; it has {', '.join(sorted(found)) or 'none'}. "
+        f"`python -m search run --name {name} --storage URL` makes it."
+    )
+
+
+def _attributes(connection: Connection, study_id: int) -> dict[str, Any]:
+    query = "SELECT key, value_json FROM study_user_attributes WHERE study_id = ?"
+    return {key: json.loads(text) for key, text in connection.execute(query, (study_id,))}
 
 
 def count_states(paths: StudyPaths) -> Counter[TrialState]:
@@ -103,21 +136,16 @@ def read_best(paths: StudyPaths, *, rises: bool) -> FrozenTrial | None:
         return read_trials(connection, row)[0]
 
 
-def explain(error: BaseException) -> str:
-    """Return the first line of what a library said of a database, and what can be done."""
-    original = getattr(error, "orig", None) or error  # SQLAlchemy wraps the error of the driver
-    line = (str(original).strip() or repr(original)).splitlines()[0].rstrip(".")
-    return "; ".join([line, *(hint for words, hint in _HINTS.items() if words in line)])
-
-
-def _find_study(connection: sqlite3.Connection, paths: StudyPaths) -> int:
-    tables = "SELECT name FROM sqlite_master WHERE name = 'studies'"
-    studies = "SELECT study_name, study_id FROM studies"
-    found = dict(connection.execute(studies)) if connection.execute(tables).fetchall() else {}
-    if paths.name not in found:
-        raise StorageError(f"{paths.database}: {_other_name(paths, list(found))}")
-    study_id: int = found[paths.name]
-    return study_id
+def _find_study(connection: Connection, location: Location, paths: StudyPaths) -> int:
+    found = study_ids(connection)
+    if paths.name in found:
+        return found[paths.name]
+    if isinstance(location, Server):
+        raise StorageError(
+            f"{location}: holds no study {paths.name!r} (any more), though {paths.storage_note} "
+            "says so; move its folder away, and the same `run` begins anew."
+        )
+    raise StorageError(f"{location}: {_other_name(paths, list(found))}")
 
 
 def _other_name(paths: StudyPaths, names: Sequence[str]) -> str:

@@ -4,7 +4,8 @@ They are the trials of a nested study: a folder inside the study's own, with the
 its own database, whose trials are all enqueued. So workers, checkpoints, deadlines and
 interruptions are those of a search, and what is ordered is run exactly once: a later call finds
 it by the name of its order. One that was interrupted, or that the deadline ended, goes on from its
-checkpoint when it is ordered again.
+checkpoint when it is ordered again. The database is SQLite, wherever the trials of the search are
+stored: they are trained by the host that builds the ensemble.
 
 Use: make an `Order` for each training (`search.assignments`: a unique name, the parameters of a
 trial, and an `Assignment`, whose length `planned_epochs` tells), then
@@ -29,11 +30,13 @@ from ensembles.metrics import METRICS
 from search.assignments import Order, by_order, order_name
 from search.devices import count_gpus, plan_slots
 from search.errors import SearchError, StorageError
+from search.location import has_study
+from search.orphans import OrphanWatch
 from search.paths import StudyPaths, written_whole
 from search.preparation import restore_images
 from search.record import StudyRecord
 from search.schedule import Deadline
-from search.storage import create_study, hand_back_orphans, open_study, state_lock
+from search.storage import alone, create_study, open_study
 from search.study import Study
 from search.supervisor import SearchEnd, Snapshot, Supervisor
 
@@ -168,7 +171,7 @@ def _record_of(study: Study, paths: StudyPaths, kind: str) -> StudyRecord:
 
 
 def _open(paths: StudyPaths, record: StudyRecord) -> optuna.Study:
-    if not paths.database.is_file():
+    if not has_study(paths):
         rises = METRICS[record.config.metric].higher_is_better
         create_study(
             paths,
@@ -183,8 +186,8 @@ def _open(paths: StudyPaths, record: StudyRecord) -> optuna.Study:
 def _enqueue(opened: optuna.Study, paths: StudyPaths, orders: Sequence[Order]) -> None:
     """Add the orders that are new, and withdraw those that wait and are not wanted any more."""
     wanted = {order.name for order in orders}
-    hand_back_orphans(opened, paths, alive=(), suspect=False)
-    with state_lock(paths.trial_lock):
+    OrphanWatch(opened).hand_back(suspect=False)
+    with alone(opened):
         trials = [trial for trial in opened.get_trials(deepcopy=False) if _is_ordered(trial)]
         for trial in trials:
             if trial.state == TrialState.WAITING and order_name(trial) not in wanted:

@@ -6,7 +6,6 @@ dashboard would wait. Plain rows and shared distributions take a tenth of that.
 """
 
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,6 +16,8 @@ from typing import Any, TypeAlias
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 
+from search.drivers import Connection
+
 _BATCH = 1000
 """Trials whose rows are in memory at a time."""
 _NOT_FINITE = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
@@ -25,7 +26,7 @@ Rows: TypeAlias = Mapping[int, list[tuple[Any, ...]]]
 """By a trial's id."""
 
 
-def read_trials(connection: sqlite3.Connection, trial_ids: Sequence[int]) -> list[FrozenTrial]:
+def read_trials(connection: Connection, trial_ids: Sequence[int]) -> list[FrozenTrial]:
     """Read trials; a finished one is read with all that it left.
 
     Args:
@@ -39,19 +40,23 @@ def read_trials(connection: sqlite3.Connection, trial_ids: Sequence[int]) -> lis
     return [trial for batch in batches for trial in _read_batch(connection, batch)]
 
 
-def _read_batch(connection: sqlite3.Connection, trial_ids: Sequence[int]) -> Iterator[FrozenTrial]:
-    ids = json.dumps(list(trial_ids))
+def _read_batch(connection: Connection, trial_ids: Sequence[int]) -> Iterator[FrozenTrial]:
     # Before what belongs to it, since a trial's state is written after that.
-    trials = _rows(connection, ids, "trials", "number, state, datetime_start, datetime_complete")
-    params = _rows(
-        connection, ids, "trial_params", "param_id, param_name, param_value, distribution_json"
+    trials = _rows(
+        connection, trial_ids, "trials", "number, state, datetime_start, datetime_complete"
     )
-    values = _rows(connection, ids, "trial_values", "objective, value, value_type")
-    user = _rows(connection, ids, "trial_user_attributes", "key, value_json")
-    system = _rows(connection, ids, "trial_system_attributes", "key, value_json")
+    params = _rows(
+        connection,
+        trial_ids,
+        "trial_params",
+        "param_id, param_name, param_value, distribution_json",
+    )
+    values = _rows(connection, trial_ids, "trial_values", "objective, value, value_type")
+    user = _rows(connection, trial_ids, "trial_user_attributes", "key, value_json")
+    system = _rows(connection, trial_ids, "trial_system_attributes", "key, value_json")
     reports = _rows(
         connection,
-        ids,
+        trial_ids,
         "trial_intermediate_values",
         "step, intermediate_value, intermediate_value_type",
     )
@@ -78,13 +83,14 @@ def _read_batch(connection: sqlite3.Connection, trial_ids: Sequence[int]) -> Ite
         )
 
 
-def _rows(connection: sqlite3.Connection, ids: str, table: str, columns: str) -> Rows:
+def _rows(connection: Connection, ids: Sequence[int], table: str, columns: str) -> Rows:
     """Return the rows of some trials, in the order of their first column."""
     first = columns.partition(",")[0]
+    among, value = connection.among(ids)
     found = connection.execute(  # names of our own, no text of anybody else
         f"SELECT trial_id, {columns} FROM {table} "  # noqa: S608
-        f"WHERE trial_id IN (SELECT value FROM json_each(?)) ORDER BY trial_id, {first}",
-        (ids,),
+        f"WHERE trial_id {among} ORDER BY trial_id, {first}",
+        (value,),
     )
     return {
         trial_id: [row[1:] for row in rows] for trial_id, rows in groupby(found, key=itemgetter(0))
@@ -101,8 +107,9 @@ def _number(value: float | None, kind: str) -> float:
     return _NOT_FINITE[kind] if value is None else value
 
 
-def _local_time(text: str | None) -> datetime | None:
+def _local_time(stored: str | datetime | None) -> datetime | None:
     """Return a time as Optuna does: stored in UTC, told in local time, without a zone."""
-    if text is None:
+    if stored is None:
         return None
-    return datetime.fromisoformat(text).replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+    time = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
+    return time.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)

@@ -1,14 +1,16 @@
 """What a worker does all day: ask for a trial, run it, tell the study how it ended."""
 
 import logging
-import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
 
 from search.devices import Slot
 from search.errors import DiskFullError, in_one_line
+from search.heartbeats import beating
 from search.objective import run_trial
 from search.panel import Panel
 from search.paths import StudyPaths
@@ -17,14 +19,23 @@ from search.room import needed_bytes, wait_for_room
 from search.rounds import TrialTime
 from search.samplers import make_pruner, make_sampler
 from search.schedule import Deadline
-from search.storage import ask, hand_back, hand_back_own, open_study
+from search.storage import (
+    alone,
+    ask,
+    give_back,
+    hand_back_own,
+    is_ours,
+    is_over,
+    open_study,
+    tell,
+)
 from search.training import Interrupted
 from search.workplace import Workplace, open_workplace
 
 logger = logging.getLogger(__name__)
 
 
-def run_trials(
+def run_trials(  # noqa: PLR0913 - what a worker is told, each by its name
     paths: StudyPaths,
     slot: Slot,
     stopping: Callable[[], bool],
@@ -32,6 +43,7 @@ def run_trials(
     n_trials: int,
     deadline: Deadline | None,
     panel: Panel | None = None,
+    images: Path | None = None,
 ) -> None:
     """Run trials until the study has enough, time is up, or the worker shall stop.
 
@@ -42,8 +54,10 @@ def run_trials(
         n_trials: Finished trials that the study shall have.
         deadline: When the search must be over, if at all.
         panel: Where a supervisor looks for signs of life, if there is one.
+        images: Folder of the decoded images on this host; default: where the study has them.
     """
     record = read_record(open_study(paths))
+    record = record.model_copy(update={"store": images or record.store})
     config, plan = record.config, record.plan
     study = open_study(
         paths,
@@ -71,13 +85,7 @@ def _run_next(
         return False
     if not _wait_for_room(study, place, deadline):
         return False
-    trial = ask(
-        study,
-        place.paths,
-        n_trials,
-        process=os.getpid(),
-        only_waiting=place.record.ordered,
-    )
+    trial = ask(study, n_trials, only_waiting=place.record.ordered)
     if trial is None:
         return False
     seconds = plan.seconds
@@ -109,11 +117,11 @@ def _wait_for_room(
 def _pause(study: optuna.Study, place: Workplace, deadline: Deadline | None) -> None:
     """Wait until there is room, then hand back the trial that had none.
 
-    Where the wait ends otherwise, the supervisor hands it back, or the next run.
+    Where the wait ends otherwise, the supervisor hands it back, another host, or the next run.
     """
     while _wait_for_room(study, place, deadline, has_failed=True):
         try:
-            hand_back_own(study, place.paths, process=os.getpid())
+            hand_back_own(study)
         except DiskFullError:
             continue  # another worker was faster
         return
@@ -125,29 +133,33 @@ def _run(
     """Run one trial and tell the study how it ended; nothing that a trial does ends the worker."""
     place.panel.begin_trial(trial.number)
     try:
-        outcome = run_trial(trial, place, time_given)
-        study.tell(trial, outcome.value, outcome.state)
+        with beating(study, trial) as lost:
+            here = replace(place, stopping=lambda: place.stopping() or lost())
+            outcome = run_trial(trial, here, time_given)
+        counts = tell(study, trial, outcome.state, outcome.value)
+        logger.info("trial %d: %s, %s", trial.number, outcome.state.name.lower(), outcome.value)
     except DiskFullError:
         raise
     except Interrupted:
-        hand_back(study, study._storage.get_trial(trial._trial_id), suspect=False)
-        logger.info("trial %d: handed back", trial.number)
+        gone = "handed back" if give_back(study, trial) else "taken over by another process"
+        logger.info("trial %d: %s", trial.number, gone)
         place.panel.end_trial()
         return
     except optuna.exceptions.UpdateFinishedTrialError:
-        logger.warning("trial %d: finished by somebody else, its result is dropped", trial.number)
+        counts = False
     except Exception as error:  # its reason is kept with the trial
         logger.exception("trial %d: failed", trial.number)
-        _fail(study, trial, error)
-    else:
-        logger.info("trial %d: %s, %s", trial.number, outcome.state.name.lower(), outcome.value)
-    place.paths.trial(trial.number).checkpoint.unlink(missing_ok=True)
+        counts = _fail(study, trial, error)
+    if not counts:
+        logger.warning("trial %d: finished by somebody else, its result is dropped", trial.number)
+    if counts or is_over(study, trial):
+        place.paths.trial(trial.number).checkpoint.unlink(missing_ok=True)
     place.panel.end_trial()
 
 
-def _fail(study: optuna.Study, trial: optuna.Trial, error: Exception) -> None:
-    try:
+def _fail(study: optuna.Study, trial: optuna.Trial, error: Exception) -> bool:
+    with alone(study):
+        if not is_ours(study, trial):
+            return False
         trial.set_user_attr("failure", in_one_line(error))
-        study.tell(trial, state=TrialState.FAIL)
-    except optuna.exceptions.UpdateFinishedTrialError:
-        logger.warning("trial %d: finished by somebody else", trial.number)
+        return tell(study, trial, TrialState.FAIL)

@@ -72,6 +72,11 @@ class StudyPaths:
         return self.folder / "study.db"
 
     @property
+    def storage_note(self) -> Path:
+        """URL of the server that has the study's trials; only where it is not SQLite."""
+        return self.folder / "storage.url"
+
+    @property
     def trial_lock(self) -> Path:
         """Held while a trial is asked for or its state changes."""
         return self.folder / "study.db.lock"

@@ -13,13 +13,22 @@ from optuna.study import StudyDirection
 
 from ensembles.metrics import METRICS
 from search.config import StudyConfig
-from search.data.roles import ROLES, Roles, assign_roles, read_roles, write_roles
+from search.data.roles import (
+    ROLES,
+    Roles,
+    assign_roles,
+    order_fingerprint,
+    read_roles,
+    write_roles,
+)
 from search.data.sources import DataRequest, list_dataset
 from search.data.statistics import channel_statistics
 from search.data.store import ImageStore, is_whole, prepare_store
 from search.devices import count_gpus, n_usable_cores, plan_slots
 from search.errors import DataError
+from search.location import Server, location_of, settle_location
 from search.narrowing import choose_space
+from search.new_storage import check_free
 from search.paths import StudyPaths, cache_folder, write_whole
 from search.record import StudyRecord
 from search.samplers import grid_of
@@ -51,9 +60,12 @@ def make_study(
     Raises:
         ConfigError: The configuration or the data cannot be used.
     """
+    location = settle_location(paths, config.storage)
+    check_free(paths, location)
+    config = config.without_storage()
     space = choose_space(config)
     slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
-    store = _prepare_images(config, studies, on_decode)
+    store = prepare_images(config, studies, on_decode)
     roles = assign_roles(store, seed=config.seed, limit_train=config.limit_train)
     config = bounded_by_grid(config, space, store.task)
     mean, std = channel_statistics(store, roles.train)
@@ -68,6 +80,7 @@ def make_study(
         class_names=store.class_names,
         store=store.folder.resolve(),
         data_fingerprint=roles.fingerprint,
+        order_fingerprint=order_fingerprint(store, roles),
         role_sizes={str(role): count for role, count in roles.sizes().items()},
         skipped=len(store.skipped),
         dropped=len(roles.dropped),
@@ -81,6 +94,7 @@ def make_study(
         metric=config.metric,
         attributes=record.attributes(),
         first_trials=() if config.sampler == "grid" else known_parameters(space, store.task),
+        location=location,
     )
     return record
 
@@ -108,7 +122,7 @@ def restore_images(
     before = read_roles(paths.roles)
     if is_whole(record.store):
         return record.store
-    store = _prepare_images(record.config, studies, on_decode)
+    store = prepare_images(record.config, studies, on_decode)
     now = assign_roles(store, seed=record.config.seed, limit_train=record.config.limit_train)
     if any(not np.array_equal(now.rows(role), before.rows(role)) for role in ROLES) or (
         now.fingerprint != record.data_fingerprint
@@ -121,13 +135,19 @@ def restore_images(
 
 
 def write_config(paths: StudyPaths, config: StudyConfig) -> None:
-    """Write the resolved configuration for people to read."""
+    """Write the resolved configuration for people to read, without a password."""
+    location = location_of(paths)
+    if isinstance(location, Server):
+        config = config.model_copy(update={"storage": location.bare_url})
     write_whole(paths.config, config.model_dump_json(indent=2).encode())
 
 
-def _prepare_images(
-    config: StudyConfig, studies: Path, on_decode: OnProgress | None
-) -> ImageStore:
+def prepare_images(config: StudyConfig, studies: Path, on_decode: OnProgress | None) -> ImageStore:
+    """Return the decoded images of a study's data, decoded now if they are not there.
+
+    Raises:
+        DataError: The data are not there, or nobody can learn from them.
+    """
     request = DataRequest(data=config.data, data_root=config.data_root, download=config.download)
     listing = list_dataset(request)
     listing.check_trainable()

@@ -39,6 +39,8 @@ class StudyRecord(BaseModel):
     store: Path
     """Folder of the decoded images."""
     data_fingerprint: str
+    order_fingerprint: str = ""
+    """Of the order of the images, which that of the predictions is; empty in an older study."""
     role_sizes: Sizes
     skipped: int
     """Files that could not be read."""

@@ -20,6 +20,7 @@ from search.ensemble_curve import EnsembleCurve
 from search.ensembling import EnsembleResult, build_ensemble, read_ensemble
 from search.errors import ConfigError, SearchError
 from search.extra_trainings import Effort, Trained
+from search.location import has_study, note_location, settle_location
 from search.logs import logged_to_file
 from search.orders import train_what_is_asked
 from search.paths import DEFAULT_STUDIES, StudyPaths
@@ -149,7 +150,7 @@ def _alone(paths: StudyPaths) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if new and not paths.database.exists():
+        if new and not has_study(paths):
             _remove_traces(paths)
 
 
@@ -164,7 +165,10 @@ def _remove_traces(paths: StudyPaths) -> None:
 def _made_or_continued(
     paths: StudyPaths, config: StudyConfig, studies: Path, observer: Observer
 ) -> Study:
-    if not paths.database.is_file():
+    location = settle_location(paths, config.storage)
+    if has_study(paths):
+        note_location(paths, location)  # with another password, perhaps
+    else:
         make_study(paths, config, studies, observer.on_decode)
     study = open_study(paths)
     record = read_record(study)
@@ -180,7 +184,7 @@ def _made_or_continued(
 
 def _train_extras(study: Study, started: float, observer: Observer) -> list[Trained]:
     def on_change(snapshot: Snapshot) -> None:
-        _tell_shortage(study, snapshot, observer)
+        tell_shortage(study, snapshot, observer)
         observer.on_change(snapshot)
 
     effort = Effort(
@@ -191,7 +195,8 @@ def _train_extras(study: Study, started: float, observer: Observer) -> list[Trai
     return train_what_is_asked(study, effort)
 
 
-def _tell_shortage(study: Study, snapshot: Snapshot, observer: Observer) -> None:
+def tell_shortage(study: Study, snapshot: Snapshot, observer: Observer) -> None:
+    """Tell an observer whether the workers of this study wait for room on the disk."""
     needed = needed_bytes(study.record, snapshot.trials)
     observer.on_shortage(pause_sentence(study.paths, needed) if is_paused(study.paths) else "")
 
@@ -243,7 +248,7 @@ def _search(study: Study, started: float, observer: Observer) -> SearchEnd:
     _warn_of_shortage(study, observer, n_workers=len(slots))
 
     def on_change(snapshot: Snapshot) -> None:
-        _tell_shortage(study, snapshot, observer)
+        tell_shortage(study, snapshot, observer)
         observer.on_change(snapshot)
         curve.update(snapshot.trials)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from search.absences import count_absent, describe_absent
 from search.candidate_names import candidate_title
 from search.config import StudyConfig
 from search.data.store import open_store
@@ -101,9 +102,10 @@ def ensemble_and_report(
         print_ensemble(report, result)
         report.print()
         print_next_commands(report, study, study.paths.folder.parent)
-    for remark in _extra_remarks(extras):
+    absent = _absence_remarks(study)
+    for remark in [*absent, *_extra_remarks(extras)]:
         _say(progress, remark, style="yellow")
-    return 5 if any(each.failures for each in extras) else 0
+    return 5 if absent or any(each.failures for each in extras) else 0
 
 
 def _make_soups(study: Study, progress: Console) -> list[Soup]:
@@ -133,7 +135,9 @@ def _print_report(console: Console, result: RunResult, studies: Path) -> None:
 def _print_remarks(console: Console, result: RunResult, studies: Path) -> None:
     record = result.study.record
     resume = command(f"resume {result.study.name}", studies)
-    for remark in [*_data_remarks(record), *_extra_remarks(result.extras), *_slot_remarks(result)]:
+    absent = [] if result.end.interrupted else _absence_remarks(result.study)
+    remarks = [*_data_remarks(record), *absent, *_extra_remarks(result.extras)]
+    for remark in [*remarks, *_slot_remarks(result)]:
         _say(console, remark, style="yellow")
     n_unsealed = record.role_sizes["train"] + record.role_sizes["stop"] + record.role_sizes["ens"]
     if result.ensemble and record.config.folds is None and n_unsealed < FEW_IMAGES:
@@ -181,6 +185,12 @@ def _say(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, highlight=False, soft_wrap=True)
 
 
+def _absence_remarks(study: Study) -> list[str]:
+    """Say whose files lie on other hosts."""
+    absent = describe_absent(study)
+    return [absent] if absent else []
+
+
 def _data_remarks(record: StudyRecord) -> list[str]:
     """Say which files were left out, and which images play no role."""
     remarks = []
@@ -211,6 +221,7 @@ def _exit_code(result: RunResult, interruption: Interruption) -> int:
     if result.ensemble is None:
         return 3
     missing = any(each.failures or each.n_missing for each in result.extras)
+    missing = missing or bool(count_absent(result.study))
     return 5 if result.study.record.skipped or missing else 0
 
 

@@ -1,103 +1,28 @@
-"""The Optuna study: opening it, asking for trials and handing interrupted ones back.
+"""The Optuna study: making and opening it, asking for trials, telling how they ended.
 
-SQLite is shared by all workers of a machine and by the dashboard. Stock settings lose trials with
-`database is locked`, and any unpatched SQLite storage may start a waiting trial twice, since
-`SELECT ... FOR UPDATE` does nothing there. Hence write-ahead logging, a long busy timeout, and a
-file lock around every change of a trial's state.
+Where it is stored, `search.location` knows; nothing here depends on it.
 """
 
-import json
-import sqlite3
 import warnings
-from collections.abc import Collection, Container, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import optuna
-from filelock import FileLock
-from optuna.storages import RDBStorage
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL, event
-from sqlalchemy.engine import Engine, ExceptionContext
-from sqlalchemy.exc import SQLAlchemyError
 
-from search.database import BUSY_TIMEOUT_SECONDS, explain, look_into
-from search.disk import is_full
-from search.errors import DiskFullError, StorageError
-from search.frozen_trials import read_trials
+from search.backends import PatientStorage, SQLiteStorage, shared_storage, storage_errors
+from search.database import look_into
+from search.drivers import explain
+from search.errors import StorageError
+from search.location import Location, Server, SQLiteFile, location_of
+from search.new_storage import new_storage
+from search.owners import ATTRIBUTE, is_owned, owner_of, this_process
 from search.paths import StudyPaths
 
 MAX_ATTEMPTS = 3
-_NO_PROCESS = 0
-
-
-class SQLiteStorage(RDBStorage):
-    """`RDBStorage` whose changes of trial state are atomic between processes."""
-
-    def __init__(self, path: Path, lock_path: Path) -> None:
-        self._lock_path = lock_path
-        self._lock = state_lock(lock_path)
-        super().__init__(
-            URL.create("sqlite", database=str(path)).render_as_string(),
-            engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}},
-        )
-        self._tune_connections()
-
-    def __getstate__(self) -> dict[Any, Any]:
-        """Leave out what belongs to this process."""
-        state = super().__getstate__()
-        del state["_lock"]
-        return state
-
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Open the database anew; the engine that was sent had lost its settings."""
-        super().__setstate__(state)
-        self._lock = state_lock(self._lock_path)
-        self._tune_connections()
-
-    def _tune_connections(self) -> None:
-        event.listen(self.engine, "connect", _set_pragmas)
-        event.listen(self.engine, "handle_error", _explain)
-        self.engine.dispose()  # drops the connections that were made before the listener
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        """Change a trial's state while no other process does."""
-        with self._lock:
-            return super().set_trial_state_values(trial_id, state, values)
-
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
-    ) -> list[FrozenTrial]:
-        """Read many trials at once, in a tenth of the time.
-
-        A method of Optuna's own; should it be called otherwise one day, all is read as before.
-        """
-        self.get_study_name_from_id(study_id)  # raises KeyError where there is none
-        with self.engine.connect() as pooled:
-            connection: Any = pooled.connection.driver_connection
-            try:
-                found = connection.execute(
-                    "SELECT trial_id FROM trials WHERE study_id = ? AND "
-                    "(trial_id > ? OR trial_id IN (SELECT value FROM json_each(?))) "
-                    "ORDER BY trial_id",
-                    (study_id, trial_id_greater_than, json.dumps(list(included_trial_ids))),
-                )
-                trials = read_trials(connection, [trial_id for (trial_id,) in found])
-            except sqlite3.DatabaseError as error:
-                raise _unusable(self.engine, error) from error
-        return [trial for trial in trials if states is None or trial.state in states]
-
-
-def state_lock(path: Path) -> FileLock:
-    """Return the lock around changes of trial state; whoever holds it may take it again."""
-    return FileLock(path, is_singleton=True)
 
 
 def create_study(
@@ -107,10 +32,11 @@ def create_study(
     metric: str,
     attributes: Mapping[str, object],
     first_trials: Sequence[Mapping[str, object]],
+    location: Location | None = None,
 ) -> None:
-    """Make the database and the study in it, before any worker starts.
+    """Make the study before any worker starts.
 
-    The file gets its name when all is in it; so a study that is there is complete.
+    It gets its name when all is in it; so a study that is there is complete.
 
     Args:
         paths: Files of the study; its folder must exist.
@@ -118,16 +44,14 @@ def create_study(
         metric: Its name, for the dashboard.
         attributes: What describes the study, as JSON values.
         first_trials: Parameters of the trials that are run first.
+        location: Where to store it; default: in its folder.
 
     Raises:
-        StorageError: The database cannot be made.
+        StorageError: The database cannot be made, or has a study of that name.
     """
-    unfinished = paths.database.with_suffix(".db.new")
-    for suffix in ("", "-wal", "-shm"):
-        unfinished.with_name(unfinished.name + suffix).unlink(missing_ok=True)
-    try:
-        storage = SQLiteStorage(unfinished, paths.trial_lock)
-        study = optuna.create_study(storage=storage, study_name=paths.name, direction=direction)
+    place = SQLiteFile(paths.database) if location is None else location
+    with new_storage(paths, place) as (storage, name):
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([metric])
@@ -135,11 +59,6 @@ def create_study(
             study.set_user_attr(key, value)
         for parameters in first_trials:
             study.enqueue_trial(dict(parameters))
-        storage.remove_session()
-        storage.engine.dispose()  # the last connection to close empties the write-ahead log
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise StorageError(f"{paths.database}: cannot be made: {explain(error)}.") from error
-    unfinished.replace(paths.database)
 
 
 def open_study(
@@ -160,31 +79,46 @@ def open_study(
 
     Raises:
         NothingToDoError: There is no such study.
-        StorageError: The file is there but is no database of a study.
+        StorageError: There is no database of this study, or it is damaged or out of reach.
     """
     with look_into(paths):
         pass  # it is there, and is the study's
+    location = location_of(paths)
+    problems: tuple[type[Exception], ...] = (RuntimeError, *storage_errors())
     try:
         return optuna.load_study(
-            storage=SQLiteStorage(paths.database, paths.trial_lock),
-            study_name=paths.name,
-            sampler=sampler,
-            pruner=pruner,
+            storage=open_storage(paths), study_name=paths.name, sampler=sampler, pruner=pruner
         )
-    except (SQLAlchemyError, sqlite3.Error, RuntimeError) as error:
+    except problems as error:
         raise StorageError(
-            f"{paths.database}: not the database of study {paths.name!r}: {explain(error)}."
+            f"{location}: not the database of study {paths.name!r}: {explain(error)}."
         ) from error
 
 
-def ask(
-    study: optuna.Study,
-    paths: StudyPaths,
-    n_trials: int,
-    *,
-    process: int,
-    only_waiting: bool = False,
-) -> optuna.Trial | None:
+def open_storage(paths: StudyPaths) -> PatientStorage:
+    """Open the database of an existing study, without a cache."""
+    location = location_of(paths)
+    if isinstance(location, Server):
+        return shared_storage(location, paths.name)
+    return SQLiteStorage(location.path, paths.trial_lock)
+
+
+def backend_of(study: optuna.Study) -> PatientStorage:
+    """Return the storage behind the cache of a study that `open_study` opened."""
+    storage: Any = study._storage  # Optuna has no public way to what is behind its cache
+    backend: PatientStorage = storage._backend
+    return backend
+
+
+def alone(study: optuna.Study) -> AbstractContextManager[object]:
+    """Return the lock around asking for trials and changes of who runs them.
+
+    Whoever holds it may take it again; no other process, on any host, holds it meanwhile.
+    """
+    return backend_of(study).alone()
+
+
+def ask(study: optuna.Study, n_trials: int, *, only_waiting: bool = False) -> optuna.Trial | None:
     """Take a waiting trial, or begin a new one while the study has fewer than `n_trials`.
 
     Counting and asking are one step under the lock, so that any number of workers together never
@@ -192,20 +126,18 @@ def ask(
 
     Args:
         study: The study.
-        paths: Files of the study.
         n_trials: Trials that shall be finished or running when this returns.
-        process: Number of the process that runs it, by which an orphan is known.
         only_waiting: Whether none is begun that does not wait.
 
     Returns:
-        A running trial, or None when the study has enough.
+        A running trial that belongs to this process, or None when the study has enough.
     """
-    with state_lock(paths.trial_lock):
+    with alone(study):
         trials = study.get_trials(deepcopy=False)
         if n_counted(trials) >= n_trials or (only_waiting and not has_waiting(trials)):
             return None
         trial = study.ask()
-        trial.set_user_attr("process", process)
+        trial.set_user_attr(ATTRIBUTE, this_process().to_json())
     return trial
 
 
@@ -221,6 +153,42 @@ def n_counted(trials: Sequence[FrozenTrial]) -> int:
 def has_waiting(trials: Sequence[FrozenTrial]) -> bool:
     """Tell whether a trial waits for its turn."""
     return any(trial.state == TrialState.WAITING for trial in trials)
+
+
+def tell(
+    study: optuna.Study, trial: optuna.Trial, state: TrialState, value: float | None = None
+) -> bool:
+    """Say how a trial of this process ended.
+
+    Returns:
+        Whether it counts: somebody may have ended it in the dashboard, and a trial of a host that
+        gave no sign of life for long has been given to another process.
+    """
+    with alone(study):
+        if not is_ours(study, trial):
+            return False
+        try:
+            study.tell(trial, value, state)
+        except UpdateFinishedTrialError:
+            return False
+    return True
+
+
+def give_back(study: optuna.Study, trial: optuna.Trial) -> bool:
+    """Hand back an interrupted trial of this process; tell whether it was still its own."""
+    with alone(study):
+        return is_ours(study, trial) and hand_back(study, _now(study, trial), suspect=False)
+
+
+def is_ours(study: optuna.Study, trial: optuna.Trial) -> bool:
+    """Tell whether a trial still runs, and in this process."""
+    now = _now(study, trial)
+    return now.state == TrialState.RUNNING and owner_of(now.user_attrs) == this_process()
+
+
+def is_over(study: optuna.Study, trial: optuna.Trial) -> bool:
+    """Tell whether a trial is finished, whoever said so."""
+    return _now(study, trial).state.is_finished()
 
 
 def hand_back(study: optuna.Study, trial: FrozenTrial, *, suspect: bool) -> bool:
@@ -245,86 +213,33 @@ def hand_back(study: optuna.Study, trial: FrozenTrial, *, suspect: bool) -> bool
     deaths = (deaths if n_reports == n_reports_before else 0) + suspect
     try:
         storage.set_trial_user_attr(trial_id, "deaths", [deaths, n_reports])
-        storage.set_trial_user_attr(trial_id, "process", _NO_PROCESS)
+        storage.set_trial_user_attr(trial_id, ATTRIBUTE, None)
         if deaths >= MAX_ATTEMPTS:
             reason = f"its process ended {deaths} times before a round was finished"
             storage.set_trial_user_attr(trial_id, "failure", reason)
             storage.set_trial_state_values(trial_id, TrialState.FAIL)
             return False
         storage.set_trial_state_values(trial_id, TrialState.WAITING)
-    except optuna.exceptions.UpdateFinishedTrialError:
+    except UpdateFinishedTrialError:
         return False
     return True
 
 
-def hand_back_own(study: optuna.Study, paths: StudyPaths, *, process: int) -> None:
+def hand_back_own(study: optuna.Study) -> None:
     """Hand back what this process was running when it could not write any more.
 
-    Under the lock a running trial without a process is one that was just begun and could not be
-    given its process: it is nobody's.
+    Under the lock a running trial without an owner is one that was just begun and could not be
+    given its owner: it is nobody's.
 
     Args:
-        study: The study.
-        paths: Files of the study.
-        process: Number of this process, which now runs no trial.
+        study: The study; this process now runs none of its trials.
     """
-    with state_lock(paths.trial_lock):
+    me = this_process()
+    with alone(study):
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get("process") in (None, _NO_PROCESS, process):
+            if not is_owned(trial.user_attrs) or owner_of(trial.user_attrs) == me:
                 hand_back(study, trial, suspect=False)
 
 
-def hand_back_orphans(
-    study: optuna.Study, paths: StudyPaths, *, alive: Collection[int], suspect: bool
-) -> list[int]:
-    """Hand back every running trial whose process is not among those that are alive.
-
-    A trial gets its process's number under the same lock under which it is begun; so one without
-    a number, or with that of no living process, is proved to be an orphan.
-
-    Args:
-        study: The study.
-        paths: Files of the study.
-        alive: Numbers of the processes that may run trials.
-        suspect: Whether the trials themselves may have ended their processes.
-
-    Returns:
-        The numbers of the trials.
-    """
-    with state_lock(paths.trial_lock):
-        orphans = [
-            trial
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if trial.user_attrs.get("process") not in alive
-        ]
-        for trial in orphans:
-            hand_back(study, trial, suspect=suspect)
-    return [trial.number for trial in orphans]
-
-
-def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
-
-
-def _explain(context: ExceptionContext) -> None:
-    """Say in one line what is wrong with a database that was fine when it was opened.
-
-    Optuna would say `An exception is raised during the commit`, whatever it is: a damaged page, a
-    full disk, a lock that was not given up. What Optuna itself handles is left to it.
-
-    Raises:
-        StorageError: With the file and SQLite's own words.
-    """
-    error = context.original_exception
-    handled = isinstance(error, sqlite3.IntegrityError) or "too many SQL" in str(error)
-    if isinstance(error, sqlite3.DatabaseError) and not handled:
-        raise _unusable(context.engine, error) from error
-
-
-def _unusable(engine: Engine | None, error: sqlite3.Error) -> StorageError:
-    file = Path(str(engine.url.database)) if engine else Path("study.db")
-    kind = DiskFullError if is_full(error, file.parent) else StorageError
-    return kind(f"{file}: cannot be used: {explain(error)}.")
+def _now(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial:
+    return study._storage.get_trial(trial._trial_id)

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from ensembles.metrics import METRICS
 from search.database import count_states, read_attributes, read_best
 from search.errors import NothingToDoError
+from search.location import has_study
 from search.paths import DEFAULT_STUDIES, StudyPaths
 from search.record import StudyRecord, record_of
 from search.trials import TrialCounts, name_counts, ranked
@@ -46,7 +47,7 @@ class Study:
     def nested(self, kind: str) -> "Study | None":
         """Return the study of trainings that were ordered after the search, if there is one."""
         paths = self.paths.nested(kind)
-        if not paths.database.is_file():
+        if not has_study(paths):
             return None
         return Study(paths=paths, record=record_of(paths.name, read_attributes(paths)))
 
@@ -82,7 +83,7 @@ def load_study(name: str | None = None, *, studies: Path = DEFAULT_STUDIES) -> S
 
 def list_studies(studies: Path = DEFAULT_STUDIES) -> list[StudyPaths]:
     """Return the studies of a folder, the one that was worked on last first."""
-    found = [StudyPaths(path.parent) for path in studies.glob("*/study.db")]
+    found = [StudyPaths(path) for path in studies.glob("*") if has_study(StudyPaths(path))]
     return sorted(found, key=_worked_on, reverse=True)
 
 
@@ -96,5 +97,6 @@ def _newest(studies: Path) -> StudyPaths:
 
 
 def _worked_on(paths: StudyPaths) -> float:
-    files = (paths.database, paths.database.with_name(f"{paths.database.name}-wal"))
+    wal = paths.database.with_name(f"{paths.database.name}-wal")
+    files = (paths.database, wal, paths.storage_note, paths.log)
     return max(file.stat().st_mtime for file in files if file.exists())

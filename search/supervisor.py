@@ -19,13 +19,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.devices import Slot
 from search.errors import DiskFullError, SearchError
+from search.orphans import OrphanWatch
 from search.panel import NO_TRIAL
 from search.paths import StudyPaths
 from search.places import Place, StoppedSlot
 from search.record import STOPPED_SLOTS, StudyRecord
 from search.retention import free_weights
 from search.schedule import Deadline
-from search.storage import hand_back_orphans, has_waiting, n_counted, open_study
+from search.storage import alone, has_waiting, n_counted, open_study
 from search.trials import FINISHED
 from search.workers import WorkerOrder
 
@@ -41,7 +42,7 @@ MAX_FAILURES_IN_A_ROW = 5
 SILENT_SECONDS = (300.0, 1800.0)
 # Modules that the fork server imports once; a worker then starts in 0.1 s instead of several.
 # `torch._dynamo` is imported by the first step of any optimizer and takes a second.
-PRELOADED = ["torch", "torch._dynamo", "torchvision", "search.workplace"]
+PRELOADED = ["torch", "torch._dynamo", "torchvision", "search.loop"]
 SECONDS_TO_STOP = 30.0
 
 
@@ -77,8 +78,8 @@ class SearchEnd:
 class Supervisor:
     """Runs workers on one study until it has enough trials.
 
-    It holds the study's exclusive lock while it works; so no other `run` is on the study, and any
-    trial that is running when it begins is an orphan.
+    Others may do the same from other hosts; trials whose process is gone are handed back, whoever
+    ran them.
     """
 
     paths: StudyPaths
@@ -87,6 +88,9 @@ class Supervisor:
     deadline: Deadline | None
     on_change: Callable[[Snapshot], None]
     stop_requested: Callable[[], bool]
+    is_guest: bool = False
+    """Whether another host waits for the last trials; else they are waited for, wherever they
+    run."""
     _places: list[Place] = field(init=False)
     _context: BaseContext = field(init=False)
     _n_finished: int = field(default=0, init=False)
@@ -111,13 +115,14 @@ class Supervisor:
         """
         began = time.monotonic()
         study = open_study(self.paths)
-        hand_back_orphans(study, self.paths, alive=(), suspect=False)
+        watch = OrphanWatch(study)
+        self._hand_back(watch, suspect=False)
         self._begin(study)
         stop = self._context.Event()
         n_trials = self.record.config.trials
         try:
             while True:
-                self._reap(study)
+                self._reap(watch)
                 self._end_silent(study)
                 trials = study.get_trials(deepcopy=False)
                 self._stop_failing(study, trials)
@@ -126,12 +131,12 @@ class Supervisor:
                 if wanted:
                     self._start_missing(stop, n_trials)
                 self._tend(trials, began)
-                if interrupted or not (wanted or self._is_waited_for()):
+                if interrupted or not (wanted or self._waits(trials, watch)):
                     break
                 self._wait()
         finally:
             self._stop_all(stop)
-            self._hand_back(study, suspect=False)
+            self._hand_back(watch, suspect=False)
         self._tend(study.get_trials(deepcopy=False), began)
         return SearchEnd(
             interrupted=interrupted,
@@ -174,10 +179,19 @@ class Supervisor:
             return has_waiting(trials)
         return n_counted(trials) < n_trials
 
-    def _is_waited_for(self) -> bool:
-        """Tell whether a worker may end its trial by itself, or has died and is to be reaped."""
-        overdue = self.deadline.overdue() if self.deadline else 0.0
-        return any(place.process for place in self._places) and overdue < SECONDS_TO_STOP
+    def _waits(self, trials: list[FrozenTrial], watch: OrphanWatch) -> bool:
+        """Tell whether trials may still end: ours, or of other hosts while there is time.
+
+        A worker of ours may end its trial by itself, or has died and is to be reaped. A guest goes
+        as soon as each other trial is known to be in living hands.
+        """
+        if any(place.process for place in self._places):
+            return not self.deadline or self.deadline.overdue() < SECONDS_TO_STOP
+        if self.deadline and self.deadline.too_late(trials, self.record.plan):
+            return False
+        if self.is_guest:
+            return watch.n_doubtful(trials) > 0
+        return any(trial.state == TrialState.RUNNING for trial in trials)
 
     def _start_missing(self, stop: Event, n_trials: int) -> None:
         """Start a worker in each place that wants one.
@@ -199,30 +213,29 @@ class Supervisor:
                     environment=place.slot.environment,
                     n_trials=n_trials,
                     deadline=self.deadline,
+                    images=self.record.store,
                 )
                 place.start(self._context, order, stop)
 
-    def _reap(self, study: optuna.Study) -> None:
+    def _reap(self, watch: OrphanWatch) -> None:
         """Take note of workers that ended; hand back what they were running."""
-        if self._owes_trials:
-            self._hand_back(study, suspect=True)
+        if self._owes_trials or watch.is_time_to_look():
+            self._hand_back(watch, suspect=True)
         for place in self._places:
             if place.process is None or place.process.is_alive():
                 continue
             died_at = place.panel.trial_number
             excused = False
             if place.process.exitcode != 0 or died_at != NO_TRIAL:
-                self._hand_back(study, suspect=True)
-                excused = died_at != NO_TRIAL and (
-                    study.get_trials(deepcopy=False)[died_at].state == TrialState.FAIL
-                )
-            self._note_end(study, place, excused=excused)
+                self._hand_back(watch, suspect=True)
+                trials = watch.study.get_trials(deepcopy=False)
+                excused = died_at != NO_TRIAL and trials[died_at].state == TrialState.FAIL
+            self._note_end(watch.study, place, excused=excused)
 
-    def _hand_back(self, study: optuna.Study, *, suspect: bool) -> None:
-        """Hand back what no living worker runs; on a full disk, at the next look, or next run."""
-        alive = {place.process.pid or 0 for place in self._alive() if place.process}
+    def _hand_back(self, watch: OrphanWatch, *, suspect: bool) -> None:
+        """Hand back what nobody runs any more; on a full disk, at the next look, or next run."""
         try:
-            hand_back_orphans(study, self.paths, alive=alive, suspect=suspect)
+            watch.hand_back(suspect=suspect)
             self._owes_trials = False
         except DiskFullError as error:
             if not self._owes_trials:
@@ -265,11 +278,13 @@ class Supervisor:
 
     def _prune(self, study: optuna.Study, trial_number: int, ending: str) -> None:
         """End a trial whose process is gone, unless it has ended meanwhile."""
-        trial = study.get_trials(deepcopy=False)[trial_number]
-        if trial.state == TrialState.RUNNING:
+        with alone(study):
+            trial = study.get_trials(deepcopy=False)[trial_number]
+            if trial.state != TrialState.RUNNING:
+                return
             study._storage.set_trial_user_attr(trial._trial_id, "ending", ending)
             study.tell(trial_number, state=TrialState.PRUNED)
-            self.paths.trial(trial_number).checkpoint.unlink(missing_ok=True)
+        self.paths.trial(trial_number).checkpoint.unlink(missing_ok=True)
 
     def _stop_failing(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
         """Stop slots whose newest trials all failed by themselves.

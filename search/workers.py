@@ -37,6 +37,8 @@ class WorkerOrder:
     """Variables that choose the device; worked out by the supervisor, whose own are untouched."""
     n_trials: int
     deadline: Deadline | None
+    images: Path | None = None
+    """Folder of the decoded images on this host; None: where the study has them."""
 
 
 def work(order: WorkerOrder, stop: Event, panel: Panel) -> None:
@@ -76,6 +78,7 @@ def work(order: WorkerOrder, stop: Event, panel: Panel) -> None:
             n_trials=order.n_trials,
             deadline=order.deadline,
             panel=panel,
+            images=order.images,
         )
     except Exception as error:
         logger.exception("slot %d: the worker ends", order.slot.number)

@@ -33,11 +33,13 @@ def main(
         studies: Folder of studies.
     """
     from search.dashboard import make_dashboard  # noqa: PLC0415  # --help needs no Optuna
+    from search.database import look_into  # noqa: PLC0415
     from search.study import load_study  # noqa: PLC0415
 
     study = load_study(name, studies=studies)
     server = make_dashboard(study.paths, host=host, port=port)
-    url = f"http://{host}:{server.server_port}/dashboard/studies/1"
+    with look_into(study.paths) as (_, study_id):
+        url = f"http://{host}:{server.server_port}/dashboard/studies/{study_id}"
     print(f"dashboard of study {study.name}: {url}  (Ctrl-C ends it)", flush=True)
     if browser:
         webbrowser.open(url)

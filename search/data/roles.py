@@ -97,6 +97,12 @@ def assign_roles(store: ImageStore, *, seed: int, limit_train: int | None = None
     return _roles_of(store, codes, kept, dropped=np.flatnonzero(dropped))
 
 
+def order_fingerprint(store: ImageStore, roles: Roles) -> str:
+    """Return a hash of the images of each role in their order, wherever they lie."""
+    parts = [(store.hashes[rows], store.labels[rows]) for rows in map(roles.rows, ROLES)]
+    return digest(*(array for part in parts for array in part))
+
+
 def write_roles(path: Path, roles: Roles) -> None:
     """Write roles to an `.npz` file, whole or not at all."""
     fields = {name: getattr(roles, name) for name in (*ROLES, "dropped", "unused")}

@@ -37,7 +37,7 @@ def test_a_filled_study_is_one_that_a_worker_can_go_on_with(crowd: Any, tmp_path
     assert all(len(trial.intermediate_values) == crowd.N_REPORTS for trial in complete)
     assert all(trial.params in [first.params for first in complete[:12]] for trial in complete)
     assert len({trial.value for trial in complete}) == len(complete)
-    fresh = ask(opened, study.paths, 100, process=1)
+    fresh = ask(opened, 100)
     assert fresh is not None
     assert fresh.number == 40
     suggest_recipe(fresh, study.record.space, study.record.task)

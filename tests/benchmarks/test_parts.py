@@ -52,7 +52,7 @@ def test_a_watched_trial_is_wholly_shared_out_and_the_code_is_as_before(
     optuna_study = open_study(study.paths)
     slot = Slot(number=0, device="cpu", n_threads=1)
     place = open_workplace(study.paths, study.record, slot, lambda: False)
-    trial = ask(optuna_study, study.paths, 3, process=1)
+    trial = ask(optuna_study, 3)
     assert trial is not None
     before = {owner: dict(vars(owner)) for owner in (parts.search.objective, parts.WeightAverage)}
     watch = parts.Stopwatch()

@@ -64,6 +64,27 @@ FLAGS = [
     ("run --pruner hard", "--pruner: Input should be 'median', 'none',"),
     ("run --fit squeeze", "--fit: Input should be 'crop', 'pad' or 'stretch', got 'squeeze'"),
     ("run --space huge", "--space: known spaces are auto, default, digits, small; got 'huge'"),
+    (
+        "run --storage mysql://ann:secret@host/trials",
+        (
+            "--storage: expected an URL such as postgresql://USER@HOST:5432/DATABASE, got "
+            "'mysql://ann:***@host/trials'"
+        ),
+    ),
+    (
+        "run --storage sqlite:///trials.db",
+        (
+            "--storage: expected an URL such as postgresql://USER@HOST:5432/DATABASE, got "
+            "'sqlite:///trials.db'; SQLite needs no URL: it is the default"
+        ),
+    ),
+    (
+        "run --storage postgresql://ann:se#cret@host/trials",
+        (
+            "--storage: expected an URL such as postgresql://USER@HOST:5432/DATABASE, got one "
+            "that cannot be read; a password with special characters is written with %40 for @"
+        ),
+    ),
     ("run --name ../x", "--name: a name has letters, digits, dots, dashes and underscores"),
     ("run --name .x", "--name: a name has letters, digits, dots, dashes and underscores"),
     ("run --download=maybe", 'Invalid value for --download: unable to convert "maybe"'),
@@ -145,6 +166,7 @@ ENVIRONMENT = [
     ("CONCERTINO_PRESET", "huge", "preset: known presets are quick, balanced, best"),
     ("CONCERTINO_VARY", "{", 'CONCERTINO_VARY: expected JSON such as {"flips": "none"}'),
     ("CONCERTINO_DEVICES", "gpu", "devices: expected auto, cpu or a list"),
+    ("CONCERTINO_STORAGE", "redis://h", "environment: storage: expected an URL such as postgres"),
     ("CONCERTINO_TRAILS", "5", "environment: unknown variable 'CONCERTINO_TRAILS'; did you mean"),
     ("CONCERTINO_STUDIES", "text.txt", "text.txt/digits: cannot be written: Not a directory"),
 ]
@@ -390,6 +412,35 @@ STUDIES = [
         message="studies/fresh/study.db: holds no study; move its folder away, and the same",
         prepare=replace(DATABASE, b""),
         name="an empty database",
+    ),
+    *(
+        Case(
+            words=f"{command} fresh",
+            code=1,
+            message="postgresql://ann:***@127.0.0.1:1/x: cannot be used: connection failed: ",
+            prepare=replace(FRESH / "storage.url", "postgresql://ann:secret@127.0.0.1:1/x"),
+            name=f"{command}: no server",
+        )
+        for command in ("status", "best", "ensemble", "export", "dashboard", "resume")
+    ),
+    Case(
+        words="run --name other --storage postgresql://ann:secret@127.0.0.1:1/x",
+        code=1,
+        message="postgresql://ann:***@127.0.0.1:1/x: cannot be used: connection failed: ",
+        name="run: no server",
+    ),
+    Case(
+        words="status fresh",
+        code=1,
+        message="studies/fresh/storage.url: cannot be read: expected an URL such as postgresql:",
+        prepare=replace(FRESH / "storage.url", "there"),
+        name="a note that is no URL",
+    ),
+    Case(
+        words="run --name fresh --storage postgresql://ann:secret@127.0.0.1:1/x",
+        message="storage: study 'fresh' is stored in studies/fresh/study.db, got "
+        "postgresql://ann:***@127.0.0.1:1/x; `python -m search copy fresh --to URL` moves it",
+        name="a study that is elsewhere",
     ),
     *(
         Case(

@@ -14,9 +14,9 @@ from optuna_dashboard._serializer import serialize_frozen_trial
 from plotly.graph_objects import Figure, Scatter
 
 from search import dashboard_trials
+from search.backends import SQLiteStorage
 from search.dashboard_trials import with_quick_trials
 from search.paths import StudyPaths
-from search.storage import SQLiteStorage
 from search.wsgi_answers import Answer, answer_of
 
 INFINITE, UNDEFINED = float("inf"), float("nan")

@@ -5,7 +5,8 @@ import pytest
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from search.database import count_states, explain, look_into, read_attributes, read_best
+from search.database import count_states, look_into, read_attributes, read_best
+from search.drivers import explain
 from search.errors import NothingToDoError, StorageError
 from search.paths import StudyPaths
 from search.storage import create_study, open_study

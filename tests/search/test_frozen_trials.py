@@ -9,6 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
+from search.drivers import Connection
 from search.frozen_trials import read_trials
 
 INFINITE, UNDEFINED = float("inf"), float("nan")
@@ -50,15 +51,13 @@ def storage(tmp_path: Path) -> Iterator[RDBStorage]:
 
 
 @pytest.fixture
-def connection(storage: RDBStorage, tmp_path: Path) -> Iterator[sqlite3.Connection]:
+def connection(storage: RDBStorage, tmp_path: Path) -> Iterator[Connection]:
     assert storage.get_all_studies()
-    with closing(sqlite3.connect(tmp_path / "study.db")) as connection:
-        yield connection
+    with closing(sqlite3.connect(tmp_path / "study.db")) as driver:
+        yield Connection(driver, is_server=False)
 
 
-def test_trials_are_those_that_optuna_reads(
-    storage: RDBStorage, connection: sqlite3.Connection
-) -> None:
+def test_trials_are_those_that_optuna_reads(storage: RDBStorage, connection: Connection) -> None:
     theirs = storage.get_all_trials(1)
 
     ours = read_trials(connection, range(1, 9))
@@ -71,9 +70,7 @@ def test_trials_are_those_that_optuna_reads(
         assert trial.datetime_start == other.datetime_start
 
 
-def test_a_value_that_is_no_number_stays_one(
-    storage: RDBStorage, connection: sqlite3.Connection
-) -> None:
+def test_a_value_that_is_no_number_stays_one(storage: RDBStorage, connection: Connection) -> None:
     trial_id = storage.create_new_trial(1)
     storage.set_trial_intermediate_value(trial_id, 1, UNDEFINED)
 
@@ -82,6 +79,6 @@ def test_a_value_that_is_no_number_stays_one(
     assert trial.intermediate_values[1] != trial.intermediate_values[1]
 
 
-def test_only_the_trials_asked_for_are_read(connection: sqlite3.Connection) -> None:
+def test_only_the_trials_asked_for_are_read(connection: Connection) -> None:
     assert [trial.number for trial in read_trials(connection, [2, 6, 99])] == [1, 5]
     assert read_trials(connection, []) == []

@@ -22,7 +22,8 @@ from runs import (
 from search.devices import Slot
 from search.interruption import watched_signals
 from search.loop import run_trials
-from search.storage import hand_back_orphans, open_study
+from search.orphans import OrphanWatch
+from search.storage import open_study
 
 # A trial of one second or two, so that a signal meets it in the middle.
 LONGER = (
@@ -147,7 +148,7 @@ def test_a_trial_killed_between_rungs_and_at_one_equals_an_unbroken_one(tmp_path
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
         assert len(broken.trials()[0].intermediate_values) == n_reported
         assert broken.paths.trial(0).checkpoint.is_file()
-        hand_back_orphans(open_study(broken.paths), broken.paths, alive=(), suspect=True)
+        assert OrphanWatch(open_study(broken.paths)).hand_back(suspect=True) == [0]
     run_trials(broken.paths, slot, lambda: False, n_trials=3, deadline=None)
 
     one, two = (

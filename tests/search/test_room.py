@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from search.checkpoints import Checkpoint, save_checkpoint
 from search.errors import DiskFullError
 from search.logs import log_to_file
+from search.owners import this_process
 from search.paths import StudyPaths, write_whole
 from search.predictions import write_predictions, write_weights
 from search.room import is_paused, needed_bytes, pause_sentence, wait_for_room
@@ -142,7 +144,7 @@ def paths(disk: Path) -> StudyPaths:
 
 def test_a_database_without_room_says_so_and_goes_on_where_it_was(paths: StudyPaths) -> None:
     study = open_study(paths)
-    trial = ask(study, paths, 2, process=7)
+    trial = ask(study, 2)
     assert trial is not None
     filler = fill(paths.folder)
 
@@ -153,10 +155,10 @@ def test_a_database_without_room_says_so_and_goes_on_where_it_was(paths: StudyPa
     with pytest.raises(DiskFullError, match="database or disk is full; free some space, then"):
         write_much()
     with pytest.raises(DiskFullError):
-        hand_back_own(study, paths, process=7)
+        hand_back_own(study)
     filler.unlink()
-    hand_back_own(study, paths, process=7)
-    again = ask(study, paths, 2, process=8)
+    hand_back_own(study)
+    again = ask(study, 2)
 
     assert again is not None
     assert again.number == trial.number
@@ -169,14 +171,16 @@ def test_a_database_without_room_says_so_and_goes_on_where_it_was(paths: StudyPa
 
 def test_only_ones_own_trials_and_those_of_nobody_are_handed_back(paths: StudyPaths) -> None:
     study = open_study(paths)
-    for process in (1, 2):
-        ask(study, paths, 9, process=process)
+    others = ask(study, 9)
+    assert others is not None
+    others.set_user_attr("owner", replace(this_process(), pid=1).to_json())
+    ask(study, 9)
     study.ask()  # as one that was killed, or had no room, before it could say whose it is
 
-    hand_back_own(study, paths, process=2)
+    hand_back_own(study)
 
     assert read_states(paths.database) == ["RUNNING", "WAITING", "WAITING"]
-    first = ask(study, paths, 9, process=5)
+    first = ask(study, 9)
     assert first is not None
     assert first.number == 1
 
