@@ -136,17 +136,9 @@ def _print_remarks(console: Console, result: RunResult, studies: Path) -> None:
     record = result.study.record
     resume = command(f"resume {result.study.name}", studies)
     absent = [] if result.end.interrupted else _absence_remarks(result.study)
-    remarks = [*_data_remarks(record), *absent, *_extra_remarks(result.extras)]
-    for remark in [*remarks, *_slot_remarks(result)]:
+    remarks = [*_size_remarks(result, studies), *_data_remarks(record), *absent]
+    for remark in [*remarks, *_extra_remarks(result.extras), *_slot_remarks(result)]:
         _say(console, remark, style="yellow")
-    n_unsealed = record.role_sizes["train"] + record.role_sizes["stop"] + record.role_sizes["ens"]
-    if result.ensemble and record.config.folds is None and n_unsealed < FEW_IMAGES:
-        folds = command(f"ensemble {result.study.name} --folds 5", studies)
-        _say(
-            console,
-            f"{n_unsealed:,} images are few; an ensemble of networks that learn from more of "
-            f"them, and fitted on all of them: {folds}",
-        )
     if result.end.interrupted:
         _say(
             console,
@@ -189,6 +181,17 @@ def _absence_remarks(study: Study) -> list[str]:
     """Say whose files lie on other hosts."""
     absent = describe_absent(study)
     return [absent] if absent else []
+
+
+def _size_remarks(result: RunResult, studies: Path) -> list[str]:
+    """Suggest folds where there are few images."""
+    record = result.study.record
+    n_images = sum(record.role_sizes[role] for role in ("train", "stop", "ens"))
+    if not result.ensemble or record.config.folds is not None or n_images >= FEW_IMAGES:
+        return []
+    folds = command(f"ensemble {result.study.name} --folds 5", studies)
+    few = f"{n_images:,} images are few; an ensemble of networks that learn from more of them, "
+    return [f"{few}fitted on all of them: {folds}"]
 
 
 def _data_remarks(record: StudyRecord) -> list[str]:
