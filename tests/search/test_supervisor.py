@@ -215,7 +215,7 @@ def test_a_trial_whose_worker_is_killed_again_and_again_equals_an_unbroken_one(
     tmp_path: Path,
 ) -> None:
     """Four deaths within seconds: each worker has got on, so its slot goes on too."""
-    settings = {"trials": 1, "epochs": 200, "limit_train": 400, "pruner": "none"}
+    settings = {"trials": 1, "epochs": 800, "limit_train": 400, "pruner": "none"}
     broken, unbroken = (make_tiny_study(tmp_path / name, **settings) for name in ("a", "b"))
     killed: list[int] = []
     log_to = log_to_file(broken.paths.log)
@@ -242,7 +242,7 @@ def test_a_trial_whose_worker_is_killed_again_and_again_equals_an_unbroken_one(
     assert len(went_on) == 4
     assert went_on[0] > 0
     assert went_on == sorted(set(went_on))
-    assert sorted(trial.intermediate_values) == [*range(1, 201)]
+    assert sorted(trial.intermediate_values) == [*range(1, 801)]
     assert trial.intermediate_values == other.intermediate_values
     assert trial.values == other.values
     for role in ("stop", "ens", "test"):
