@@ -74,27 +74,36 @@ class Attack:
     kills: list[Kill] = field(default_factory=list)
     gave_up: list[str] = field(default_factory=list)
     """What runs said that ended without all trials, though nobody killed them."""
+    _next_at: float = 0.0
+    _next_from: int = 1
+    """Trials that must be finished before the next kill."""
 
     def go_on_until_done(self) -> None:
         """Run, kill, and run again."""
         run = self._start()
-        killed_at, n_finished = time.monotonic(), 0
-        pause = self.seconds_between_kills
-        while run.poll() != 0 and len(self.gave_up) < MAX_RUNS_THAT_GIVE_UP:
-            if run.poll() is not None:
-                self.gave_up.append(_last_line(self.paths.folder.parent / "run.err"))
-                run = self._start()
-            time.sleep(0.1)
-            is_time = time.monotonic() - killed_at > pause
-            if not is_time or self._n_finished() < n_finished + self.trials_between_kills:
-                continue
-            if not self._has_killed_a_run and self._n_finished() >= self.n_trials / 2:
-                run = self._kill_run(run)
-            else:
-                self._kill_worker()
-            killed_at, n_finished = time.monotonic(), self._n_finished()
-            pause = self.seconds_between_kills * self.generator.uniform(0.5, 1.5)
-        run.wait()
+        try:
+            while run.poll() != 0 and len(self.gave_up) < MAX_RUNS_THAT_GIVE_UP:
+                if run.poll() is not None:
+                    self.gave_up.append(_last_line(self.paths.folder.parent / "run.err"))
+                    run = self._start()
+                time.sleep(0.1)
+                if not self._is_time_to_kill():
+                    continue
+                if not self._has_killed_a_run and self._n_finished() >= self.n_trials / 2:
+                    run = self._kill_run(run)
+                else:
+                    self._kill_worker()
+        finally:
+            run.kill()  # one that has ended does not mind
+            run.wait()
+
+    def _is_time_to_kill(self) -> bool:
+        now, n_finished = time.monotonic(), self._n_finished()
+        if now < self._next_at or n_finished < self._next_from:
+            return False
+        self._next_at = now + self.seconds_between_kills * self.generator.uniform(0.5, 1.5)
+        self._next_from = n_finished + self.trials_between_kills
+        return True
 
     @property
     def _has_killed_a_run(self) -> bool:

@@ -1,5 +1,6 @@
 """How long each part of a trial takes, measured from outside: the code holds no stopwatch."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -10,7 +11,9 @@ from unittest import mock
 import optuna
 import torch
 
+import search.checkpoints
 import search.objective
+import search.rounds
 import search.training
 from spaces.optimization import WeightAverage, build_optimizer
 
@@ -91,12 +94,11 @@ def watched_trials(watch: Stopwatch, *, checkpoints: bool = False) -> Iterator[N
         (training, "_next_batch", "augment"),
         (training, "state", "checkpoints"),
         (WeightAverage, "update", "optimizer"),
-        (search.objective, "_judge", "evaluate rounds"),
+        (search.rounds, "_judge", "evaluate rounds"),
         (search.objective, "_keep", "predict at the end"),
-        (search.objective, "save_checkpoint", "checkpoints"),
-        (search.objective, "load_checkpoint", "checkpoints"),
-        (search.objective, "write_predictions", "files"),
-        (search.objective, "write_weights", "files"),
+        (search.checkpoints, "save_checkpoint", "checkpoints"),
+        (search.rounds, "load_checkpoint", "checkpoints"),
+        (search.objective, "write_network", "files"),
         (search.objective, "write_history", "files"),
         (search.objective, "exhibit_trial", "dashboard's pictures"),
         (search.objective, "suggest_recipe", "study"),
@@ -111,7 +113,9 @@ def watched_trials(watch: Stopwatch, *, checkpoints: bool = False) -> Iterator[N
         ]
         if checkpoints:
             patches.append(
-                mock.patch.object(search.objective, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+                mock.patch.multiple(
+                    search.checkpoints, MIN_SECONDS_BETWEEN=-1.0, MAX_SHARE_OF_TIME=math.inf
+                )
             )
         for patch in patches:
             patch.start()

@@ -14,10 +14,11 @@ from parts import Stopwatch, watched_trials
 
 from search.config import StudyConfig
 from search.devices import Slot
-from search.objective import TrialTime, run_trial
+from search.objective import run_trial
 from search.paths import StudyPaths
 from search.preparation import make_study
 from search.record import read_record
+from search.rounds import TrialTime
 from search.samplers import make_pruner, make_sampler
 from search.storage import ask, open_study, tell
 from search.study import Study
@@ -159,7 +160,7 @@ def _work(folder: Path, slot: Slot, pipe: Connection) -> None:
         sampler=make_sampler(
             config.sampler, seed=config.seed, space=record.space, task=record.task
         ),
-        pruner=make_pruner(config.pruner, n_rounds=record.plan.n_rounds),
+        pruner=make_pruner(config.pruner, n_rounds=record.plan.n_rounds, rungs=record.plan.rungs),
     )
     place = open_workplace(paths, record, slot, lambda: False)
 

@@ -3,15 +3,22 @@
 import io
 import logging
 import pickle
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from search.memory import N_PREDICTED
 from search.paths import TrialPaths, write_whole
 
 logger = logging.getLogger(__name__)
+
+# A checkpoint costs some 10 ms, much more on a slow disk: too much after each round of a trial
+# that lasts 2 s. A round that took fifty times as long as its saving is always saved.
+MIN_SECONDS_BETWEEN = 1.0
+MAX_SHARE_OF_TIME = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,10 @@ class Checkpoint:
     """That the trial has taken so far, in all its processes."""
     snapshots: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """Weights of late rounds, by name."""
+    n_parts: int = 1
+    """Parts into which its batches are cut, so that they fit into the memory."""
+    n_predicted: int = N_PREDICTED
+    """Images that are predicted at a time."""
 
 
 def save_checkpoint(paths: TrialPaths, checkpoint: Checkpoint) -> None:
@@ -34,6 +45,27 @@ def save_checkpoint(paths: TrialPaths, checkpoint: Checkpoint) -> None:
     content = io.BytesIO()
     torch.save(vars(checkpoint), content)
     write_whole(paths.checkpoint, content.getbuffer())
+
+
+@dataclass
+class Saver:
+    """Saves rounds of one trial, as often as it costs next to nothing."""
+
+    paths: TrialPaths
+    _saved_at: float = field(default_factory=time.monotonic)
+    _cost: float = 0.0
+
+    def is_due(self) -> bool:
+        """Tell whether the last one was saved long enough ago."""
+        interval = max(MIN_SECONDS_BETWEEN, self._cost / MAX_SHARE_OF_TIME)
+        return time.monotonic() - self._saved_at >= interval
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Save a round, and remember what that cost."""
+        began = time.monotonic()
+        save_checkpoint(self.paths, checkpoint)
+        self._saved_at = time.monotonic()
+        self._cost = self._saved_at - began
 
 
 def load_checkpoint(paths: TrialPaths, device: torch.device) -> Checkpoint | None:

@@ -34,7 +34,7 @@ def distill_and_report(
         study: A study with an ensemble.
         wish: What student is wanted.
         folder: Where to write it.
-        ends_at: `time.time()` at which trainings are put aside.
+        ends_at: `time.monotonic()` at which trainings are put aside.
         overwrite: Replace an older bundle.
         json: Print one JSON document instead of the report.
 

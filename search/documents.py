@@ -8,9 +8,11 @@ from filelock import FileLock, Timeout
 
 from search.cleaning import Wish, clean_cache, clean_study
 from search.curve_points import read_curve
+from search.database import read_attributes
 from search.disk import free_bytes
 from search.errors import NothingToDoError, SearchError, StorageError
 from search.paths import StudyPaths
+from search.record import STOPPED_SLOTS
 from search.study import Study, list_studies, load_study
 from search.trials import trial_row
 
@@ -33,6 +35,7 @@ def status_document(study: Study) -> Document:
         "images": ", ".join(f"{role} {count:,}" for role, count in record.role_sizes.items()),
         "classes": len(record.class_names),
         "skipped": record.skipped,
+        "stopped_slots": read_attributes(study.paths).get(STOPPED_SLOTS, []),
         "best": asdict(trial_row(best)) if best else None,
         "ensemble_so_far": {**asdict(curve[-1]), "sentence": curve[-1].sentence()}
         if curve

@@ -23,3 +23,9 @@ class StorageError(SearchError):
 
 class DiskFullError(StorageError):
     """There is no room on the disk for what must be written: exit code 1."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    message = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {message}"

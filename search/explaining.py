@@ -12,7 +12,13 @@ from ensembles.report import CascadeFigures, Figures, Report, Row
 from search.candidate_names import candidate_title
 
 TEST_HEADINGS = (
-    *("on the test role", "accuracy", "95 % interval", "log-loss", "ECE", "members", "cost"),
+    "on the test role",
+    "accuracy",
+    "95 % interval",
+    "log-loss",
+    "ECE",
+    "members",
+    "cost",
 )
 N_GROUPS = 5
 """Ranges of confidence that are told; the figure in the dashboard shows all bins."""

@@ -48,7 +48,7 @@ class Effort:
     """Until when extra trainings run, who is told of them, and who may end them."""
 
     ends_at: float | None = None
-    """`time.time()` at which running ones are put aside; None: all are run to their ends."""
+    """`time.monotonic()` at which running ones are put aside; None: all are run to their ends."""
     on_change: Callable[[Snapshot], None] = lambda _: None
     """Told a snapshot several times a second."""
     stop_requested: Callable[[], bool] = lambda: False

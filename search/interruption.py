@@ -2,10 +2,13 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+_SHOW_CURSOR = b"\x1b[?25h\n"  # the live table hides it, and has no time to bring it back
 
 
 @dataclass
@@ -35,6 +38,8 @@ def watched_signals() -> Iterator[Interruption]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if interruption.signal_number:
+            if sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), _SHOW_CURSOR)
             os._exit(128 + number)
         interruption.signal_number = number
 

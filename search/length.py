@@ -42,6 +42,9 @@ def plan_steps(
 
     Returns:
         Whole epochs where at least three fit; never fewer steps than rounds.
+
+    Raises:
+        Interrupted: The worker is stopping.
     """
     plan = place.record.plan
     n_images = len(place.images.rows)
@@ -78,6 +81,8 @@ def _time_network(recipe: Recipe, place: Workplace, seed: int) -> tuple[float, f
             n_rounds=n_steps,
             seed=derive_seed(seed, "probe"),
             autocast_dtype=place.autocast_dtype,
+            n_parts=place.portions.n_parts,
+            interrupted=place.stopping,
         )
     )
     times = [each.seconds for each in rounds[_WARM_UP_STEPS - 1 :]]

@@ -31,6 +31,7 @@ class LiveView:
     _study: str = field(default="", init=False)
     """Which study is shown: that of the search, or one nested in it."""
     _told: set[int] = field(default_factory=set, init=False)
+    _told_slots: set[int] = field(default_factory=set, init=False)
     _done_before: int | None = field(default=None, init=False)
     _n_done: int = field(default=0, init=False)
     _n_trials: int = field(default=0, init=False)
@@ -104,6 +105,10 @@ class LiveView:
             below = [Text(self._shortage, style="yellow")] if self._shortage else []
             self._live.update(Group(table, *below))
             return
+        for stopped in snapshot.stopped_slots:
+            if stopped.slot.number not in self._told_slots:
+                self._told_slots.add(stopped.slot.number)
+                self.console.print(stopped.sentence(), highlight=False, soft_wrap=True)
         for trial in finished:
             if trial.number not in self._told:
                 self._told.add(trial.number)
@@ -129,6 +134,7 @@ def _table(snapshot: Snapshot, done_before: int, ensemble: CurvePoint | None) ->
     parts = [_headline(snapshot, done_before), _trials_table(snapshot)]
     if ensemble:
         parts.insert(1, Text(ensemble.sentence()))
+    parts += [Text(each.sentence(), style="red") for each in snapshot.stopped_slots]
     return Group(*parts)
 
 

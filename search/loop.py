@@ -9,12 +9,14 @@ import optuna
 from optuna.trial import TrialState
 
 from search.devices import Slot
-from search.errors import DiskFullError
+from search.errors import DiskFullError, in_one_line
 from search.heartbeats import beating
-from search.objective import TrialTime, run_trial
+from search.objective import run_trial
+from search.panel import Panel
 from search.paths import StudyPaths
 from search.record import read_record
 from search.room import needed_bytes, wait_for_room
+from search.rounds import TrialTime
 from search.samplers import make_pruner, make_sampler
 from search.schedule import Deadline
 from search.storage import (
@@ -33,13 +35,14 @@ from search.workplace import Workplace, open_workplace
 logger = logging.getLogger(__name__)
 
 
-def run_trials(
+def run_trials(  # noqa: PLR0913 - what a worker is told, each by its name
     paths: StudyPaths,
     slot: Slot,
     stopping: Callable[[], bool],
     *,
     n_trials: int,
     deadline: Deadline | None,
+    panel: Panel | None = None,
     images: Path | None = None,
 ) -> None:
     """Run trials until the study has enough, time is up, or the worker shall stop.
@@ -50,6 +53,7 @@ def run_trials(
         stopping: Whether the worker shall stop; the running trial is then handed back.
         n_trials: Finished trials that the study shall have.
         deadline: When the search must be over, if at all.
+        panel: Where a supervisor looks for signs of life, if there is one.
         images: Folder of the decoded images on this host; default: where the study has them.
     """
     record = read_record(open_study(paths))
@@ -62,7 +66,7 @@ def run_trials(
         ),
         pruner=make_pruner(config.pruner, n_rounds=plan.n_rounds, rungs=plan.rungs),
     )
-    place = open_workplace(paths, record, slot, stopping)
+    place = open_workplace(paths, record, slot, stopping, panel)
     while not stopping():
         try:
             if not _run_next(study, place, n_trials, deadline):
@@ -97,10 +101,15 @@ def _wait_for_room(
     study: optuna.Study, place: Workplace, deadline: Deadline | None, *, has_failed: bool = False
 ) -> bool:
     """Wait until a trial would have room on the disk; return whether it has."""
+
+    def stopping() -> bool:
+        place.panel.beat()  # it waits, it does not hang
+        return place.stopping() or (deadline is not None and deadline.left() == 0)
+
     return wait_for_room(
         place.paths,
         needed_bytes(place.record, study.get_trials(deepcopy=False)),
-        lambda: place.stopping() or (deadline is not None and deadline.left() == 0),
+        stopping,
         has_failed=has_failed,
     )
 
@@ -122,6 +131,7 @@ def _run(
     study: optuna.Study, trial: optuna.Trial, place: Workplace, time_given: TrialTime
 ) -> None:
     """Run one trial and tell the study how it ended; nothing that a trial does ends the worker."""
+    place.panel.begin_trial(trial.number)
     try:
         with beating(study, trial) as lost:
             here = replace(place, stopping=lambda: place.stopping() or lost())
@@ -133,6 +143,7 @@ def _run(
     except Interrupted:
         gone = "handed back" if give_back(study, trial) else "taken over by another process"
         logger.info("trial %d: %s", trial.number, gone)
+        place.panel.end_trial()
         return
     except optuna.exceptions.UpdateFinishedTrialError:
         counts = False
@@ -143,12 +154,12 @@ def _run(
         logger.warning("trial %d: finished by somebody else, its result is dropped", trial.number)
     if counts or is_over(study, trial):
         place.paths.trial(trial.number).checkpoint.unlink(missing_ok=True)
+    place.panel.end_trial()
 
 
 def _fail(study: optuna.Study, trial: optuna.Trial, error: Exception) -> bool:
-    reason = (str(error).strip() or "no message").splitlines()[0]
     with alone(study):
         if not is_ours(study, trial):
             return False
-        trial.set_user_attr("failure", f"{type(error).__name__}: {reason}")
+        trial.set_user_attr("failure", in_one_line(error))
         return tell(study, trial, TrialState.FAIL)

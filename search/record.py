@@ -17,6 +17,8 @@ from spaces.space import Space
 from spaces.task import Task
 
 ATTRIBUTE = "concertino"
+STOPPED_SLOTS = "stopped_slots"
+"""Attribute of the study: slots of the newest run that get no more workers, as sentences."""
 Sizes: TypeAlias = dict[str, int]
 
 

@@ -106,7 +106,7 @@ def run_study(
         ConfigError: The configuration or the data cannot be used.
         SearchError: Another run is on the study, or its trials fail again and again.
     """
-    started = time.time()
+    started = time.monotonic()
     observer = observer or Observer()
     paths = StudyPaths(studies / config.study_name)
     with _alone(paths), logged_to_file(paths.log):
@@ -124,7 +124,7 @@ def run_study(
         end=end,
         extras=tuple(extras),
         ensemble=ensemble,
-        seconds=time.time() - started,
+        seconds=time.monotonic() - started,
     )
 
 

@@ -1,6 +1,7 @@
 """Samplers and pruners by name, and the seed that each trial is sampled with."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import optuna
@@ -99,7 +100,11 @@ class SeededSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """Tell the sampler; a grid, which would stop the study here, is bounded beforehand."""
-        if not isinstance(self._sampler, GridSampler):
+        if isinstance(self._sampler, GridSampler):
+            return
+        with warnings.catch_warnings():
+            # CMA-ES says so after every trial that did not fit into the memory.
+            warnings.filterwarnings("ignore", "Constraints have been set")
             self._sampler.after_trial(study, trial, state, values)
 
 

@@ -52,13 +52,19 @@ class Deadline:
     """When the search of one `run` must be over, and what must fit in until then."""
 
     at: float
-    """`time.time()` at which running trials are ended."""
+    """`time.monotonic()` at which running trials are ended: all processes of a machine share that
+    clock, nobody can set it, and it stands still while the machine sleeps. So a budget is time
+    that the machine could work."""
     n_trials: int
     n_workers: int
 
     def left(self) -> float:
         """Return the seconds that are left, at least 0."""
-        return max(0.0, self.at - time.time())
+        return max(0.0, self.at - time.monotonic())
+
+    def overdue(self) -> float:
+        """Return the seconds since it has passed, at least 0."""
+        return max(0.0, time.monotonic() - self.at)
 
     def too_late(self, trials: Sequence[FrozenTrial], plan: Plan) -> bool:
         """Tell whether a trial that began now could not end.
@@ -105,7 +111,13 @@ class Deadline:
 
 
 def search_deadline(config: StudyConfig, *, started: float, n_workers: int) -> Deadline | None:
-    """Return the deadline of the search, which leaves time for the ensemble, or None."""
+    """Return the deadline of the search, which leaves time for the ensemble, or None.
+
+    Args:
+        config: With the budget, if there is one.
+        started: `time.monotonic()` from which the budget counts.
+        n_workers: Trials that run at a time.
+    """
     end = training_end(config, started=started)
     if end is None:
         return None

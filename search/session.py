@@ -136,16 +136,9 @@ def _print_remarks(console: Console, result: RunResult, studies: Path) -> None:
     record = result.study.record
     resume = command(f"resume {result.study.name}", studies)
     absent = [] if result.end.interrupted else _absence_remarks(result.study)
-    for remark in [*_data_remarks(record), *absent, *_extra_remarks(result.extras)]:
+    remarks = [*_size_remarks(result, studies), *_data_remarks(record), *absent]
+    for remark in [*remarks, *_extra_remarks(result.extras), *_slot_remarks(result)]:
         _say(console, remark, style="yellow")
-    n_unsealed = record.role_sizes["train"] + record.role_sizes["stop"] + record.role_sizes["ens"]
-    if result.ensemble and record.config.folds is None and n_unsealed < FEW_IMAGES:
-        folds = command(f"ensemble {result.study.name} --folds 5", studies)
-        _say(
-            console,
-            f"{n_unsealed:,} images are few; an ensemble of networks that learn from more of "
-            f"them, and fitted on all of them: {folds}",
-        )
     if result.end.interrupted:
         _say(
             console,
@@ -190,6 +183,17 @@ def _absence_remarks(study: Study) -> list[str]:
     return [absent] if absent else []
 
 
+def _size_remarks(result: RunResult, studies: Path) -> list[str]:
+    """Suggest folds where there are few images."""
+    record = result.study.record
+    n_images = sum(record.role_sizes[role] for role in ("train", "stop", "ens"))
+    if not result.ensemble or record.config.folds is not None or n_images >= FEW_IMAGES:
+        return []
+    folds = command(f"ensemble {result.study.name} --folds 5", studies)
+    few = f"{n_images:,} images are few; an ensemble of networks that learn from more of them, "
+    return [f"{few}fitted on all of them: {folds}"]
+
+
 def _data_remarks(record: StudyRecord) -> list[str]:
     """Say which files were left out, and which images play no role."""
     remarks = []
@@ -207,9 +211,16 @@ def _data_remarks(record: StudyRecord) -> list[str]:
     return remarks
 
 
+def _slot_remarks(result: RunResult) -> list[str]:
+    """Say which slots had no part in the end of the run, and why."""
+    return [each.sentence() for each in result.end.stopped_slots]
+
+
 def _exit_code(result: RunResult, interruption: Interruption) -> int:
     if result.end.interrupted:
         return interruption.exit_code
+    if result.end.stopped_slots and result.end.out_of_time:
+        return 1
     if result.ensemble is None:
         return 3
     missing = any(each.failures or each.n_missing for each in result.extras)
@@ -231,6 +242,7 @@ def _document(result: RunResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "interrupted": result.end.interrupted,
         "out_of_time": result.end.out_of_time,
+        "stopped_slots": [each.sentence() for each in result.end.stopped_slots],
         "skipped": result.study.record.skipped,
         "best_trial": leaders[0].number if leaders else None,
         "ensemble": result.ensemble.to_json() if result.ensemble else None,

@@ -1,51 +1,49 @@
-"""Worker processes on one study: started, watched, replaced, stopped."""
+"""Worker processes on one study: started, watched, replaced, stopped.
+
+All spans of time are told by the monotonic clock: nobody can set it, and it stands still while the
+machine sleeps. A process that was stopped (Ctrl-Z) finds it gone on; so silence of the workers is
+counted in short steps, of which a pause of the supervisor is only one.
+"""
 
 import logging
 import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.devices import Slot
 from search.errors import DiskFullError, SearchError
 from search.orphans import OrphanWatch
+from search.panel import NO_TRIAL
 from search.paths import StudyPaths
-from search.record import StudyRecord
+from search.places import Place, StoppedSlot
+from search.record import STOPPED_SLOTS, StudyRecord
 from search.retention import free_weights
 from search.schedule import Deadline
-from search.storage import has_waiting, n_counted, open_study
+from search.storage import alone, has_waiting, n_counted, open_study
 from search.trials import FINISHED
-from search.workers import WorkerOrder, work
+from search.workers import WorkerOrder
 
 logger = logging.getLogger(__name__)
 
 # A look costs some 10 ms, which the workers miss; the end of a worker is seen at once.
 POLL_SECONDS = 0.5
-QUICK_DEATH_SECONDS = 30.0
-MAX_QUICK_DEATHS = 3
+MAX_SECONDS_OF_A_LOOK = 10.0
+"""A longer one was no look: the supervisor itself had been stopped."""
 MAX_FAILURES_IN_A_ROW = 5
+# A worker that shows no step and no batch for so long hangs. At least, where a timeout or a budget
+# says how long a trial is; at most, and where nothing says it.
+SILENT_SECONDS = (300.0, 1800.0)
 # Modules that the fork server imports once; a worker then starts in 0.1 s instead of several.
 # `torch._dynamo` is imported by the first step of any optimizer and takes a second.
 PRELOADED = ["torch", "torch._dynamo", "torchvision", "search.loop"]
 SECONDS_TO_STOP = 30.0
-
-
-@dataclass
-class _Place:
-    """A slot and the process that works on it."""
-
-    slot: Slot
-    process: BaseProcess | None = None
-    started_at: float = 0.0
-    quick_deaths: int = 0
-    not_before: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +59,7 @@ class Snapshot:
     """Since the run began."""
     seconds_left: float | None
     """Until the deadline of the search."""
+    stopped_slots: tuple[StoppedSlot, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +70,8 @@ class SearchEnd:
     """Whether somebody asked it to stop."""
     out_of_time: bool
     """Whether the budget ended it before all trials were finished."""
+    stopped_slots: tuple[StoppedSlot, ...] = ()
+    """Those that got no more workers, while the others went on."""
 
 
 @dataclass
@@ -90,15 +91,17 @@ class Supervisor:
     is_guest: bool = False
     """Whether another host waits for the last trials; else they are waited for, wherever they
     run."""
-    _places: list[_Place] = field(init=False)
+    _places: list[Place] = field(init=False)
     _context: BaseContext = field(init=False)
     _n_finished: int = field(default=0, init=False)
     _owes_trials: bool = field(default=False, init=False)
     """Whether a trial could not be handed back, since the disk is full."""
+    _ended_before: frozenset[int] = field(default=frozenset(), init=False)
+    _looked_at: float = field(default_factory=time.monotonic, init=False)
 
     def __post_init__(self) -> None:
         """Prepare a place for each slot; no process is started yet."""
-        self._places = [_Place(slot) for slot in self.slots]
+        self._places = [Place(slot) for slot in self.slots]
         self._context = start_context()
 
     def run(self) -> SearchEnd:
@@ -108,25 +111,27 @@ class Supervisor:
             How it ended. No worker is alive any more, and no trial is left running.
 
         Raises:
-            SearchError: Workers or trials fail again and again; the reason is in the message.
+            SearchError: No slot is left, or all trials fail; the reason is in the message.
         """
-        began = time.time()
+        began = time.monotonic()
         study = open_study(self.paths)
         watch = OrphanWatch(study)
         self._hand_back(watch, suspect=False)
+        self._begin(study)
         stop = self._context.Event()
         n_trials = self.record.config.trials
         try:
             while True:
-                trials = study.get_trials(deepcopy=False)
                 self._reap(watch)
-                _refuse_hopeless(trials)
+                self._end_silent(study)
+                trials = study.get_trials(deepcopy=False)
+                self._stop_failing(study, trials)
                 interrupted = self.stop_requested()
                 wanted = not interrupted and self._has_work(trials, n_trials)
                 if wanted:
                     self._start_missing(stop, n_trials)
                 self._tend(trials, began)
-                if not wanted and (interrupted or not self._waits(trials, watch)):
+                if interrupted or not (wanted or self._waits(trials, watch)):
                     break
                 self._wait()
         finally:
@@ -136,7 +141,17 @@ class Supervisor:
         return SearchEnd(
             interrupted=interrupted,
             out_of_time=not interrupted and self._n_finished < n_trials,
+            stopped_slots=self._stopped(),
         )
+
+    def _begin(self, study: optuna.Study) -> None:
+        """Remember what was there; the troubles of an earlier run are not those of this one."""
+        before = study.get_trials(deepcopy=False)
+        self._ended_before = frozenset(
+            trial.number for trial in before if trial.state.is_finished()
+        )
+        if study.user_attrs.get(STOPPED_SLOTS):
+            study.set_user_attr(STOPPED_SLOTS, [])
 
     def _tend(self, trials: list[FrozenTrial], began: float) -> None:
         """Free the weights that newly finished trials made needless, and tell what there is."""
@@ -167,59 +182,55 @@ class Supervisor:
     def _waits(self, trials: list[FrozenTrial], watch: OrphanWatch) -> bool:
         """Tell whether trials may still end: ours, or of other hosts while there is time.
 
-        A guest goes as soon as each of them is known to be in living hands.
+        A worker of ours may end its trial by itself, or has died and is to be reaped. A guest goes
+        as soon as each other trial is known to be in living hands.
         """
-        if self._alive():
-            return True
+        if any(place.process for place in self._places):
+            return not self.deadline or self.deadline.overdue() < SECONDS_TO_STOP
         if self.deadline and self.deadline.too_late(trials, self.record.plan):
             return False
         if self.is_guest:
             return watch.n_doubtful(trials) > 0
         return any(trial.state == TrialState.RUNNING for trial in trials)
 
-    def _start_missing(self, stop: "multiprocessing.synchronize.Event", n_trials: int) -> None:
-        for place in self._places:
-            if place.process is not None or time.monotonic() < place.not_before:
-                continue
-            environment = place.slot.environment
-            order = WorkerOrder(
-                folder=self.paths.folder,
-                slot=place.slot,
-                environment=environment,
-                n_trials=n_trials,
-                deadline=self.deadline,
-                images=self.record.store,
+    def _start_missing(self, stop: Event, n_trials: int) -> None:
+        """Start a worker in each place that wants one.
+
+        Raises:
+            SearchError: All slots are stopped.
+        """
+        stopped = self._stopped()
+        if len(stopped) == len(self._places):
+            raise SearchError(
+                f"no slot is left: {'; '.join(each.sentence() for each in stopped)}; the log is "
+                f"in {self.paths.log}."
             )
-            with _environment(environment):
-                place.process = self._context.Process(  # type: ignore[attr-defined]
-                    target=work, args=(order, stop), name=f"worker-{place.slot.number}"
+        for place in self._places:
+            if place.wants_worker:
+                order = WorkerOrder(
+                    folder=self.paths.folder,
+                    slot=place.slot,
+                    environment=place.slot.environment,
+                    n_trials=n_trials,
+                    deadline=self.deadline,
+                    images=self.record.store,
                 )
-                place.process.start()
-            place.started_at = time.monotonic()
-            logger.info("slot %d: worker %d started", place.slot.number, place.process.pid)
+                place.start(self._context, order, stop)
 
     def _reap(self, watch: OrphanWatch) -> None:
         """Take note of workers that ended; hand back what they were running."""
         if self._owes_trials or watch.is_time_to_look():
             self._hand_back(watch, suspect=True)
         for place in self._places:
-            process = place.process
-            if process is None or process.is_alive():
+            if place.process is None or place.process.is_alive():
                 continue
-            place.process = None
-            if process.exitcode == 0:
-                continue
-            logger.error("slot %d: worker ended with %s", place.slot.number, process.exitcode)
-            self._hand_back(watch, suspect=True)
-            quick = time.monotonic() - place.started_at < QUICK_DEATH_SECONDS
-            place.quick_deaths = place.quick_deaths + 1 if quick else 0
-            place.not_before = time.monotonic() + 2.0**place.quick_deaths - 1
-            if place.quick_deaths >= MAX_QUICK_DEATHS:
-                raise SearchError(
-                    f"the worker of slot {place.slot.number} ({place.slot.device}) died "
-                    f"{place.quick_deaths} times at once, last with exit code {process.exitcode}; "
-                    f"its log is in {self.paths.log}."
-                )
+            died_at = place.panel.trial_number
+            excused = False
+            if place.process.exitcode != 0 or died_at != NO_TRIAL:
+                self._hand_back(watch, suspect=True)
+                trials = watch.study.get_trials(deepcopy=False)
+                excused = died_at != NO_TRIAL and trials[died_at].state == TrialState.FAIL
+            self._note_end(watch.study, place, excused=excused)
 
     def _hand_back(self, watch: OrphanWatch, *, suspect: bool) -> None:
         """Hand back what nobody runs any more; on a full disk, at the next look, or next run."""
@@ -231,10 +242,96 @@ class Supervisor:
                 logger.warning("trials cannot be handed back yet: %s", error)
             self._owes_trials = True
 
-    def _alive(self) -> list[_Place]:
-        return [place for place in self._places if place.process and place.process.is_alive()]
+    def _note_end(self, study: optuna.Study, place: Place, *, excused: bool) -> None:
+        place.note_end(excused=excused)
+        if place.stopped_because:
+            self._show_stopped(study)
 
-    def _stop_all(self, stop: "multiprocessing.synchronize.Event") -> None:
+    def _end_silent(self, study: optuna.Study) -> None:
+        """End workers that hang, and the trials that they hang in.
+
+        Such a trial counts as pruned, as one that is out of time: the sampler learns from it, and
+        it is not tried again.
+        """
+        now = time.monotonic()
+        seconds = min(now - self._looked_at, MAX_SECONDS_OF_A_LOOK)
+        self._looked_at = now
+        for place in self._alive():
+            silent, number = place.count_silence(seconds), place.panel.trial_number
+            if silent < self._silence_limit(number) or place.process is None:
+                continue
+            reason = f"no sign of life for {silent:.0f} s, its worker was ended"
+            logger.error("slot %d: trial %d: %s", place.slot.number, number, reason)
+            place.process.kill()
+            place.process.join(SECONDS_TO_STOP)
+            if number != NO_TRIAL:
+                self._prune(study, number, f"out of time: {reason}")
+            self._note_end(study, place, excused=number != NO_TRIAL)
+
+    def _silence_limit(self, trial_number: int) -> float:
+        """Return for how many seconds a worker may show no sign of life."""
+        low, high = SILENT_SECONDS
+        expected = self.record.config.trial_timeout_seconds or self.record.plan.seconds
+        if trial_number == NO_TRIAL or expected is None:
+            return high
+        return min(max(low, expected), high)
+
+    def _prune(self, study: optuna.Study, trial_number: int, ending: str) -> None:
+        """End a trial whose process is gone, unless it has ended meanwhile."""
+        with alone(study):
+            trial = study.get_trials(deepcopy=False)[trial_number]
+            if trial.state != TrialState.RUNNING:
+                return
+            study._storage.set_trial_user_attr(trial._trial_id, "ending", ending)
+            study.tell(trial_number, state=TrialState.PRUNED)
+        self.paths.trial(trial_number).checkpoint.unlink(missing_ok=True)
+
+    def _stop_failing(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
+        """Stop slots whose newest trials all failed by themselves.
+
+        Raises:
+            SearchError: No trial of this run got through, on no slot.
+        """
+        ended = [
+            trial
+            for trial in trials
+            if trial.state.is_finished() and trial.number not in self._ended_before
+        ]
+        self._refuse_hopeless(ended)
+        for place in self._places:
+            slot = place.slot.number
+            reason = why_failing([each for each in ended if each.user_attrs.get("slot") == slot])
+            if reason and not place.stopped_because:
+                place.stop(reason)
+                self._show_stopped(study)
+
+    def _refuse_hopeless(self, ended: list[FrozenTrial]) -> None:
+        """Give up when the trials of this run all failed, and not on one slot of several.
+
+        Raises:
+            SearchError: With the reason of the last one.
+        """
+        reason = why_failing(ended)
+        slots = {trial.user_attrs.get("slot") for trial in ended}
+        got_through = any(trial.state in FINISHED for trial in ended)
+        if reason and not got_through and len(slots) >= min(2, len(self._places)):
+            raise SearchError(f"{reason}.")
+
+    def _show_stopped(self, study: optuna.Study) -> None:
+        """Write into the study which slots are stopped, for `status` and the dashboard."""
+        study.set_user_attr(STOPPED_SLOTS, [each.sentence() for each in self._stopped()])
+
+    def _stopped(self) -> tuple[StoppedSlot, ...]:
+        return tuple(
+            StoppedSlot(slot=place.slot, reason=place.stopped_because)
+            for place in self._places
+            if place.stopped_because
+        )
+
+    def _alive(self) -> list[Place]:
+        return [place for place in self._places if place.is_alive]
+
+    def _stop_all(self, stop: Event) -> None:
         """Ask the workers to hand back their trials; kill those that do not."""
         stop.set()
         until = time.monotonic() + SECONDS_TO_STOP
@@ -253,8 +350,9 @@ class Supervisor:
             n_trials=self.record.config.trials,
             n_slots=len(self.slots),
             n_alive=len(self._alive()),
-            seconds=time.time() - began,
+            seconds=time.monotonic() - began,
             seconds_left=self.deadline.left() if self.deadline else None,
+            stopped_slots=self._stopped(),
         )
 
 
@@ -271,33 +369,14 @@ def start_context() -> BaseContext:
     return context
 
 
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables for the process that is started meanwhile; a spawned one inherits them."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _refuse_hopeless(trials: list[FrozenTrial]) -> None:
-    """Give up when the newest trials all failed by themselves.
+def why_failing(ended: Sequence[FrozenTrial]) -> str:
+    """Return why the newest trials all failed by themselves, or nothing if one did not.
 
     Those that somebody failed in the dashboard have no reason and do not count.
-
-    Raises:
-        SearchError: With the reason of the last one.
     """
-    ended = [trial for trial in trials if trial.state.is_finished()]
     newest = ended[-MAX_FAILURES_IN_A_ROW:]
-    if len(newest) == MAX_FAILURES_IN_A_ROW and all(
+    if len(newest) < MAX_FAILURES_IN_A_ROW or not all(
         trial.state == TrialState.FAIL and "failure" in trial.user_attrs for trial in newest
     ):
-        reason = newest[-1].user_attrs["failure"]
-        raise SearchError(f"the last {len(newest)} trials all failed: {reason}.")
+        return ""
+    return f"the last {len(newest)} trials all failed: {newest[-1].user_attrs['failure']}"

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from search.compiling import can_compile, compiling_pays
 from search.teaching import Teaching
-from spaces.mixing import MixedBatch, mix
+from spaces.mixing import MixedBatch, mix, split_batch
 from spaces.networks.blocks import WhiteningConvolution
 from spaces.networks.builders import build_network
 from spaces.networks.initialization import initialize, whiten
@@ -115,6 +115,7 @@ def train(  # noqa: PLR0913
     seed: int,
     autocast_dtype: torch.dtype | None,
     rungs: Sequence[int] = (),
+    n_parts: int = 1,
     resume: Mapping[str, Any] | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Round]:
@@ -128,6 +129,9 @@ def train(  # noqa: PLR0913
         n_rounds: How often to report, evenly over the steps; at most once a step.
         seed: Of everything random.
         autocast_dtype: Lower precision for forward and backward passes, or None for float32.
+        n_parts: Parts of each batch, one after the other in memory; their gradients are added up.
+            Batch norm sees the parts; all else is that of the whole batch, but for rounding and
+            for which units dropout drops.
         rungs: Rounds, rising, at whose ends a complete schedule ends and the next one begins:
             the learning rate is warmed up again, the weights stay (Loshchilov and Hutter 2017).
         resume: What `Round.state` returned in a training with the same other arguments; without
@@ -146,6 +150,7 @@ def train(  # noqa: PLR0913
     ends = [math.ceil(n_steps * number / n_rounds) for number in range(1, n_rounds + 1)]
     schedule_ends = (*(ends[number - 1] for number in rungs if number < n_rounds), n_steps)
     training = _Training(recipe, task, images, schedule_ends, seed, autocast_dtype)
+    training.n_parts = n_parts
     if resume is not None:
         training.load(resume)
     training.seconds += time.perf_counter() - began
@@ -202,6 +207,7 @@ class _Training:
         self._shift = round(recipe.augmentation.crop * task.image_size)
         self._stem_freezes_at = math.ceil(_STEM_TRAINS_FOR * self._n_steps)
         self._random = _get_global_random(self._device)
+        self.n_parts = 1
         self.n_steps_done = 0
         self.seconds = 0.0
 
@@ -278,15 +284,20 @@ class _Training:
         set_learning_rate(self._optimizer, factor)
         if self.n_steps_done == self._stem_freezes_at:
             _freeze_stem(self._network)
-        loss = self._loss(self._next_batch())
+        batch = self._next_batch()
         self._optimizer.zero_grad()
-        self._scaler.scale(loss).backward()
+        loss = torch.zeros((), device=self._device)
+        for part in split_batch(batch, self.n_parts):
+            # The share makes the sum of the parts' means the mean of the batch.
+            part_loss = self._loss(part) * (len(part.labels) / self.batch_size)
+            self._scaler.scale(part_loss).backward()
+            loss += part_loss.detach()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self.n_steps_done += 1
         if self._average is not None:
             self._average.update(n_done + 1, n_steps)
-        return loss.detach()
+        return loss
 
     def _place_in_schedule(self) -> tuple[int, int]:
         """Return the steps already done of the schedule that runs, and those that it has."""
@@ -322,7 +333,7 @@ class _Training:
         return mix(varied, images.labels[send(rows, self._device)], augmentation, generator)
 
     def _loss(self, batch: MixedBatch) -> Tensor:
-        """Return the mean loss of a batch, its targets smoothed and mixed.
+        """Return the mean loss of some images, their targets smoothed and mixed.
 
         A teacher is asked about the very images that the network sees, mixed as they are.
         """

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from search.data.roles import Role, read_roles
 from search.data.store import open_store
 from search.devices import Slot
 from search.lessons import open_lesson
+from search.memory import Portions, free_memory, is_out_of_memory
+from search.panel import Panel
 from search.paths import StudyPaths
 from search.process import choose_autocast_dtype, prepare_process
 from search.record import StudyRecord
@@ -48,6 +50,10 @@ class Workplace:
     slot: int
     stopping: Callable[[], bool]
     """Whether the worker shall hand its trial back."""
+    panel: Panel
+    """Where the worker shows that it gets on."""
+    portions: Portions = field(default_factory=Portions)
+    """How much fits into the memory."""
 
     def assigned(self, assignment: Assignment) -> "Workplace":
         """Return the place with what a training learns from, and what it predicts.
@@ -77,18 +83,37 @@ class Workplace:
     def predict(
         self, network: nn.Module, rows: Int64[Tensor, " rows"], *, dtype: torch.dtype | None
     ) -> Float[np.ndarray, "rows classes"]:
-        """Return a network's log-probabilities for some images, in bounded memory."""
-        chunks = [
-            predict_log_probabilities(
-                network,
-                self.pixels(part),
-                mean=self.images.mean,
-                std=self.images.std,
-                autocast_dtype=dtype,
-            ).cpu()
-            for part in rows.split(_CHUNK)
-        ]
+        """Return a network's log-probabilities for some images, in bounded memory.
+
+        Where they do not fit, fewer are predicted at a time, until the end of the trial.
+        """
+        chunks: list[Tensor] = []
+        n_done = 0
+        while n_done < len(rows):
+            self.panel.beat()
+            try:
+                chunks.append(self._predict_chunk(network, rows[n_done : n_done + _CHUNK], dtype))
+            except Exception as error:  # raised again, unless it is one that smaller batches help
+                if self.portions.n_predicted == 1 or not is_out_of_memory(error):
+                    raise
+            else:
+                n_done += len(chunks[-1])
+                continue
+            free_memory(self.images.device)
+            self.portions.n_predicted //= 2
         return torch.cat(chunks).numpy()
+
+    def _predict_chunk(
+        self, network: nn.Module, rows: Int64[Tensor, " rows"], dtype: torch.dtype | None
+    ) -> Float[Tensor, "rows classes"]:
+        return predict_log_probabilities(
+            network,
+            self.pixels(rows),
+            mean=self.images.mean,
+            std=self.images.std,
+            batch_size=self.portions.n_predicted,
+            autocast_dtype=dtype,
+        ).cpu()
 
     def predict_roles(self, network: nn.Module) -> dict[str, Float[np.ndarray, "rows classes"]]:
         """Return predictions in float32, as those of an exported bundle are."""
@@ -114,7 +139,11 @@ class Workplace:
 
 
 def open_workplace(
-    paths: StudyPaths, record: StudyRecord, slot: Slot, stopping: Callable[[], bool]
+    paths: StudyPaths,
+    record: StudyRecord,
+    slot: Slot,
+    stopping: Callable[[], bool],
+    panel: Panel | None = None,
 ) -> Workplace:
     """Prepare this process and open the images of a study.
 
@@ -148,6 +177,7 @@ def open_workplace(
         autocast_dtype=choose_autocast_dtype(device),
         slot=slot.number,
         stopping=stopping,
+        panel=panel or Panel(),
     )
 
 

@@ -228,4 +228,7 @@ _KNOWN: Sequence[Answers] = (
         "augmentation.mixing": "cutmix",
         "augmentation.mixing_alpha": 1.0,
     },
+    # On 10,000 images of CIFAR-10, 10 epochs, one seed: 78.6 % in 33 s of one core; the first
+    # configuration reaches 76.1 % in 31 s.
+    {**_FEW_IMAGES, "optimizer.name": "muon", "optimizer.learning_rate_factor": 1.0},
 )

@@ -46,6 +46,25 @@ def mix(
     return MixedBatch(images=mixed, labels=labels, other_labels=labels.roll(1), share=share)
 
 
+def split_batch(batch: MixedBatch, n_parts: int) -> list[MixedBatch]:
+    """Cut a mixed batch into parts of equal size, or as equal as they can be.
+
+    Args:
+        batch: At least `n_parts` images.
+        n_parts: How many parts there shall be.
+    """
+    parts = zip(
+        batch.images.tensor_split(n_parts),
+        batch.labels.tensor_split(n_parts),
+        batch.other_labels.tensor_split(n_parts),
+        strict=True,
+    )
+    return [
+        MixedBatch(images=images, labels=labels, other_labels=others, share=batch.share)
+        for images, labels, others in parts
+    ]
+
+
 def draw_share(alpha: float, generator: Generator) -> float:
     """Draw from Beta(alpha, alpha); torch's own Beta takes no generator."""
     seed = int(torch.randint(2**62, (), generator=generator))

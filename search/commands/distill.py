@@ -58,7 +58,7 @@ def main(
     from search.study import load_study  # noqa: PLC0415
 
     config = validate_config({"budget": budget}, source="distill")
-    ends_at = training_end(config, started=time.time())
+    ends_at = training_end(config, started=time.monotonic())
     wish = Wish(
         method=method,
         trial_number=student,

@@ -38,6 +38,8 @@ def main(
         f"{document['complete']} complete, {document['pruned']} pruned; "
         f"{document['running']} running, {document['failed']} failed"
     )
+    for sentence in document["stopped_slots"]:
+        print(f"  stopped  {sentence}")
     print(f"  data     {document['data']}: {document['images']}, {document['classes']} classes")
     if best:
         print(

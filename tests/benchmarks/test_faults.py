@@ -30,25 +30,26 @@ def study(finished: Finished, tmp_path: Path) -> Study:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # every killed process has another that must be started
 def test_a_search_whose_processes_are_killed_has_all_its_trials_once(
     benchmark: Any, tmp_path: Path
 ) -> None:
     paths = StudyPaths(tmp_path / benchmark.NAME)
     attack = benchmark.Attack(
-        paths=paths, n_trials=12, seconds_between_kills=0.3, trials_between_kills=2
+        paths=paths, n_trials=8, seconds_between_kills=0.3, trials_between_kills=2
     )
     poller = benchmark.Poller(paths)
 
     with poller.looking():
         attack.go_on_until_done()
 
-    found = benchmark.count(load_study(benchmark.NAME, studies=tmp_path), 12)
-    assert (found.finished, found.lost, found.doubled) == (12, 0, 0)
+    found = benchmark.count(load_study(benchmark.NAME, studies=tmp_path), 8)
+    assert (found.finished, found.lost, found.doubled) == (8, 0, 0)
     assert found.states[TrialState.RUNNING] == 0
     assert found.integrity == "ok"
     assert found.n_kept > 0
     assert found.checkpoints_left == []
-    assert len(attack.kills) >= 3
+    assert len(attack.kills) >= 2
     assert sum(kill.victim == "run" for kill in attack.kills) == 1
     assert poller.seconds
     assert poller.failures == []

@@ -6,7 +6,8 @@ import pytest
 from runs import make_tiny_study
 
 from search.devices import Slot
-from search.objective import TrialTime, run_trial
+from search.objective import run_trial
+from search.rounds import TrialTime
 from search.storage import ask, open_study
 from search.workplace import open_workplace
 

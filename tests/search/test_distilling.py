@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from runs import Finished
 from ensembles.bundle import load_bundle
 from ensembles.errors import BundleError, EnsembleError
 from ensembles.manifest import Distillation
-from search import devices, objective
+from search import checkpoints, devices
 from search.assignments import Lesson
 from search.cli import main
 from search.data.roles import read_roles
@@ -204,7 +205,7 @@ def test_the_best_of_several_students_on_the_stop_role_is_taken(study: Study) ->
 @pytest.mark.slow
 def test_what_is_interrupted_goes_on_and_what_has_no_time_is_not_begun(study: Study) -> None:
     stopped = distill(study, SOFT, effort=Effort(stop_requested=lambda: True))
-    late = distill(study, SOFT, effort=Effort(ends_at=time.time()))
+    late = distill(study, SOFT, effort=Effort(ends_at=time.monotonic()))
     before = n_openings(study)
     nested = load_study(KIND, studies=study.paths.folder)
 
@@ -225,7 +226,8 @@ def study_batch(study: Study) -> int:
 def test_a_lesson_that_is_broken_off_equals_an_unbroken_one(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objective, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(checkpoints, "MIN_SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoints, "MAX_SHARE_OF_TIME", math.inf)
     lesson = Lesson(teacher="soft-0", temperature=3.0, share=0.9)
     (recipe,) = choose_recipes(study)
     order = order_student(study, recipe, lesson, [])

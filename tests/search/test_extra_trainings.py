@@ -1,3 +1,4 @@
+import math
 import shutil
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from filelock import FileLock
 from optuna.trial import TrialState
 from runs import Finished
 
-from search import devices, objective
+from search import checkpoints, devices
 from search.assignments import Assignment, Fold, Order, assignment_of, by_order, order_name
 from search.data.folds import assign_folds, write_folds
 from search.data.roles import read_roles
@@ -107,7 +108,7 @@ def test_what_was_trained_is_found_again_and_only_the_rest_is_run(study: Study) 
 def test_an_order_is_not_begun_when_its_time_is_not_left_and_is_run_later(study: Study) -> None:
     orders = [order(study, 0, seed=1, name="long", seconds=3600.0)]
 
-    late = train_again(study, orders, kind="seeds", effort=Effort(ends_at=time.time() + 60))
+    late = train_again(study, orders, kind="seeds", effort=Effort(ends_at=time.monotonic() + 60))
     assert not late.trials
     assert not late.failures
     assert late.end.out_of_time
@@ -164,7 +165,8 @@ def order_fold(study: Study, kind: str) -> Study:
 def test_a_fold_training_that_is_broken_off_equals_an_unbroken_one(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objective, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(checkpoints, "MIN_SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoints, "MAX_SHARE_OF_TIME", math.inf)
     unbroken, broken = (order_fold(study, kind) for kind in ("unbroken", "broken"))
     n_interruptions = 0
 

@@ -2,6 +2,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,11 +35,13 @@ N_TRIALS_AT_THE_END = 10
 """So many that work is left when a killed worker's place may be filled, a second later."""
 
 
-def start_and_wait_for_reports(shell: Shell, *, n_trials: int = N_TRIALS) -> Command:
+def start_and_wait_for_reports(
+    shell: Shell, *, n_trials: int = N_TRIALS, more: Sequence[str] = ()
+) -> Command:
     """Start a search; return when both workers are in the middle of a trial."""
     database = shell.studies / "digits" / "study.db"
     before = n_reports(database)
-    command = shell.start("run", *LONGER, "--trials", str(n_trials))
+    command = shell.start("run", *LONGER, "--trials", str(n_trials), *more)
     command.wait_for(lambda: read_states(database).count("RUNNING") == 2)
     command.wait_for(lambda: n_reports(database) >= before + 4)
     return command
@@ -104,7 +108,7 @@ def test_a_study_survives_ctrl_c_sigterm_and_killed_processes(shell: Shell) -> N
 WORK = """
 import os, signal, sys
 from pathlib import Path
-from search import objective
+from search import checkpoints
 from search.devices import Slot
 from search.loop import run_trials
 from search.paths import StudyPaths
@@ -118,10 +122,10 @@ def dying(function, is_time):
     return run
 
 folder, moment = sys.argv[1:]
-objective.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+checkpoints.MIN_SECONDS_BETWEEN, checkpoints.MAX_SHARE_OF_TIME = 0.0, float("inf")
 if moment == "training":
-    save = objective.save_checkpoint
-    objective.save_checkpoint = dying(save, lambda _, saved: len(saved.history) == 13)
+    save = checkpoints.save_checkpoint
+    checkpoints.save_checkpoint = dying(save, lambda _, saved: len(saved.history) == 13)
 else:
     RungPruner.prune = dying(RungPruner.prune, lambda *asked: asked[-1].last_step == 20)
 slot = Slot(number=0, device="cpu", n_threads=1)
@@ -156,6 +160,45 @@ def test_a_trial_killed_between_rungs_and_at_one_equals_an_unbroken_one(tmp_path
     )
     assert one == two
     assert TrialState.PRUNED in {state for state, *_ in one}
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_at_once_and_what_is_finished_stays(shell: Shell) -> None:
+    command = start_and_wait_for_reports(shell)
+    command.wait_for(lambda: "COMPLETE" in read_states(command.database))
+    finished = read_states(command.database).count("COMPLETE")
+    workers = worker_pids(shell.studies / "digits" / "log.jsonl")
+
+    os.killpg(command.process.pid, signal.SIGSTOP)  # so that the first one cannot be answered yet
+    os.killpg(command.process.pid, signal.SIGINT)
+    os.kill(command.process.pid, signal.SIGTERM)
+    os.killpg(command.process.pid, signal.SIGCONT)
+    stopped = command.wait()
+    until(lambda: not any(is_alive(pid) for pid in workers), seconds=30)
+    ran = shell.run("resume", "digits")
+
+    assert stopped.code == 143
+    assert stopped.out == ""
+    assert "interrupted" not in stopped.err
+    assert ran.code == 0, ran.err
+    assert_whole(shell, n_trials=N_TRIALS)
+    assert finished > 0
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_for_a_while_loses_nothing(shell: Shell) -> None:
+    """Ctrl-Z and `fg`: no trial is out of time, no worker is taken for dead."""
+    timeout = 15.0
+    command = start_and_wait_for_reports(shell, more=("--trial-timeout", f"{timeout}s"))
+
+    os.killpg(command.process.pid, signal.SIGSTOP)
+    time.sleep(timeout + 1)
+    os.killpg(command.process.pid, signal.SIGCONT)
+    ran = command.wait()
+
+    assert ran.code == 0, ran.err
+    assert len(worker_pids(shell.studies / "digits" / "log.jsonl")) == 2
+    assert_whole(shell, n_trials=N_TRIALS)
 
 
 def test_the_first_signal_is_a_flag_and_the_handlers_come_back() -> None:

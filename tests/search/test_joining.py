@@ -253,9 +253,9 @@ def test_a_worker_hands_its_trial_back_and_another_one_ends_the_study(
         return sum(len(trial.intermediate_values) for trial in study.get_trials(deepcopy=False))
 
     first = far.start(*words, "--devices", "cpu")
-    first.wait_for(lambda: n_reports() >= 2)
+    first.wait_for(lambda: n_reports() >= 2, seconds=300)
     first.process.send_signal(signal.SIGTERM)
-    stopped = first.wait()
+    stopped = first.wait(300)
     states = [trial.state for trial in study.trials]
     monkeypatch.setattr(sys, "argv", ["search/__main__.py"])
     finished = far.run(*words, "--devices", "cpu", seconds=500)

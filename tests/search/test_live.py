@@ -8,7 +8,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from search.curve_points import CurvePoint
+from search.devices import Slot
 from search.live import LiveView
+from search.places import StoppedSlot
 from search.study import Study
 from search.supervisor import Snapshot
 
@@ -157,3 +159,23 @@ def test_what_is_trained_after_the_search_is_counted_anew_and_told_by_its_name(
                 "[1/4] trial 7 without fold 2 of 5: complete, log-loss 0.5000, "
                 "accuracy 90.00 %, 2.0 s\n"
             )
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_slot_that_is_stopped_is_shown_with_its_reason(
+    unstarted: Study, *, terminal: bool
+) -> None:
+    slot = Slot(number=1, device="cuda:1", n_threads=1)
+    stopped = StoppedSlot(slot=slot, reason="its worker died 3 times at once, last by signal 9")
+    snapshot = replace(make_snapshot(unstarted, []), stopped_slots=(stopped,))
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
+
+    with LiveView(console=console) as view:
+        view.show(snapshot)
+        view.show(snapshot)
+
+    assert isinstance(console.file, io.StringIO)
+    told = console.file.getvalue()
+    sentence = "slot 1 (cuda:1) is stopped: its worker died 3 times at once, last by signal 9"
+    assert sentence in told
+    assert terminal or told == f"{sentence}\n"

@@ -51,7 +51,7 @@ def test_the_search_leaves_time_for_the_ensemble() -> None:
 
 
 def test_the_first_trials_get_equal_shares() -> None:
-    deadline = Deadline(at=time.time() + 100, n_trials=10, n_workers=2)
+    deadline = Deadline(at=time.monotonic() + 100, n_trials=10, n_workers=2)
 
     share = deadline.share(_trials(TrialState.RUNNING))
 
@@ -59,7 +59,7 @@ def test_the_first_trials_get_equal_shares() -> None:
 
 
 def test_the_last_trial_gets_no_more_than_is_left() -> None:
-    deadline = Deadline(at=time.time() + 100, n_trials=3, n_workers=2)
+    deadline = Deadline(at=time.monotonic() + 100, n_trials=3, n_workers=2)
     trials = _trials(TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING)
 
     assert deadline.share(trials) == pytest.approx(100, rel=0.01)
@@ -88,7 +88,7 @@ def test_only_the_pruner_of_that_name_has_rungs() -> None:
 
 
 def test_a_whole_trial_may_take_its_part_of_what_those_leave_that_end_early() -> None:
-    deadline = Deadline(at=time.time() + 100, n_trials=10, n_workers=1)
+    deadline = Deadline(at=time.monotonic() + 100, n_trials=10, n_workers=1)
 
     assert deadline.share(_trials(TrialState.RUNNING), expected_share=0.5) == pytest.approx(
         20, rel=0.01
@@ -97,7 +97,7 @@ def test_a_whole_trial_may_take_its_part_of_what_those_leave_that_end_early() ->
 
 def test_the_last_trials_leave_time_for_each_other_though_all_may_pass() -> None:
     # One of two that are left: its part is 50 s, and no more than half of the other's is taken.
-    deadline = Deadline(at=time.time() + 100, n_trials=2, n_workers=1)
+    deadline = Deadline(at=time.monotonic() + 100, n_trials=2, n_workers=1)
 
     assert deadline.share(_trials(TrialState.RUNNING), expected_share=0.5) == pytest.approx(
         75, rel=0.01
@@ -109,16 +109,16 @@ def test_rungs_do_not_change_how_late_a_trial_may_begin() -> None:
     longer = Plan(n_rounds=8, n_epochs=None, seconds=60.0, rungs=Rungs(rounds=(2, 4), eta=2))
 
     for plan in (plain, longer):
-        assert Deadline(at=time.time() + 9, n_trials=9, n_workers=1).too_late([], plan)
-        assert not Deadline(at=time.time() + 12, n_trials=9, n_workers=1).too_late([], plan)
+        assert Deadline(at=time.monotonic() + 9, n_trials=9, n_workers=1).too_late([], plan)
+        assert not Deadline(at=time.monotonic() + 12, n_trials=9, n_workers=1).too_late([], plan)
 
 
 def test_a_trial_that_cannot_end_is_not_begun() -> None:
     plan = Plan(n_rounds=5, n_epochs=5, seconds=None)
     trials = _trials(TrialState.COMPLETE, TrialState.COMPLETE, seconds=30.0)
 
-    assert Deadline(at=time.time() + 20, n_trials=9, n_workers=1).too_late(trials, plan)
-    assert not Deadline(at=time.time() + 40, n_trials=9, n_workers=1).too_late(trials, plan)
+    assert Deadline(at=time.monotonic() + 20, n_trials=9, n_workers=1).too_late(trials, plan)
+    assert not Deadline(at=time.monotonic() + 40, n_trials=9, n_workers=1).too_late(trials, plan)
 
 
 def test_a_budget_is_shared_between_the_search_and_what_is_trained_after_it() -> None:
@@ -136,7 +136,7 @@ def test_a_budget_is_shared_between_the_search_and_what_is_trained_after_it() ->
 
 
 def test_an_order_is_too_late_when_less_is_left_than_it_takes() -> None:
-    deadline = Deadline(at=time.time() + 50, n_trials=2, n_workers=1)
+    deadline = Deadline(at=time.monotonic() + 50, n_trials=2, n_workers=1)
     plan = Plan(n_rounds=2, n_epochs=2, seconds=None)
     short, long = (
         optuna.trial.create_trial(

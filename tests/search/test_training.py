@@ -203,6 +203,48 @@ def test_a_batch_holds_at_most_all_images_and_partial_batches_are_dropped() -> N
     assert n_steps_per_epoch(60, 16) == 3
 
 
+def without_batch_norm(name: str) -> Recipe:
+    recipe = AVERAGES[name]
+    return replace(recipe, architecture=replace(recipe.architecture, norm="group", dropout=0.0))
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize("n_parts", [2, 3, 16])
+def test_a_batch_in_parts_makes_the_same_step(name: str, n_parts: int) -> None:
+    recipe = without_batch_norm(name)
+    (whole,) = run(recipe, n_steps=1, n_rounds=1)
+    expected = weights_of(whole)
+
+    (parted,) = run(recipe, n_steps=1, n_rounds=1, n_parts=n_parts)
+
+    assert parted.train_loss == pytest.approx(whole.train_loss, abs=1e-6)
+    for one, two in zip(weights_of(parted), expected, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_batch_norm_sees_the_parts_and_an_easy_task_is_learnt_all_the_same() -> None:
+    images = bars()
+    *_, whole = run(PLAIN, images, n_steps=90)
+    before = weights_of(whole)
+
+    *_, last = run(PLAIN, images, n_steps=90, n_parts=4)
+
+    assert not same(weights_of(last), before)
+    assert accuracy(last, images) > 0.9
+
+
+def test_a_training_in_parts_goes_on_bit_for_bit() -> None:
+    name = "sgd, lookahead, dropout, cutmix, alternating flips"
+    first, *_, last = (
+        (each, through_a_file(each.state())) for each in run(AVERAGES[name], n_parts=3)
+    )
+    expected = weights_of(last[0])
+
+    *_, resumed = run(AVERAGES[name], n_parts=3, resume=first[1])
+
+    assert same(weights_of(resumed), expected)
+
+
 @pytest.mark.parametrize("name", AVERAGES)
 def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(name: str) -> None:
     unbroken, states = [], []

@@ -69,7 +69,7 @@ def test_the_third_is_the_fastest_recipe_with_the_mean_loss(cifar: Task) -> None
     assert recipe.augmentation.mixing == recipe.augmentation.policy == "none"
 
 
-def test_the_default_space_knows_nine_different_recipes(cifar: Task) -> None:
+def test_the_default_space_knows_ten_different_recipes(cifar: Task) -> None:
     known = recipes(Space(), cifar)
 
     assert [widths(recipe) for recipe in known] == [
@@ -82,11 +82,12 @@ def test_the_default_space_knows_nine_different_recipes(cifar: Task) -> None:
         [32, 64, 128],
         [32, 128, 128],
         [32, 64, 128],
+        [16, 64, 128],
     ]
     assert {recipe.architecture.family for recipe in known} == {"plain", "residual"}
-    assert {recipe.optimizer.name for recipe in known} == {"sgd", "adamw"}
-    assert known[-1].augmentation.mixing == "cutmix"
-    assert len(set(known)) == 9
+    assert {recipe.optimizer.name for recipe in known} == {"sgd", "adamw", "muon"}
+    assert known[-2].augmentation.mixing == "cutmix"
+    assert len(set(known)) == 10
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -136,4 +137,4 @@ def test_recipes_that_a_narrow_space_makes_equal_are_known_once(cifar: Task) -> 
 
     known = recipes(space, cifar)
 
-    assert len(set(known)) == len(known) < 7
+    assert len(set(known)) == len(known) < 8

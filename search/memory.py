@@ -1,0 +1,95 @@
+"""Out of memory: known by its many names, answered with smaller batches, told to the sampler.
+
+A batch that does not fit is trained on in parts whose gradients are added up; the step is then the
+same but for the order of its sums, and for batch norm, whose statistics are those of a part
+(Hoffer et al. 2017 call it ghost batch norm). The first step of a trial is the probe: all steps
+have the same shapes, so a probe before it would cost each trial a step to learn the same.
+"""
+
+import ctypes
+import gc
+import platform
+from dataclasses import dataclass
+
+import optuna
+import torch
+
+# Fewer images make the statistics of batch norm worthless.
+MIN_MICRO_BATCH = 4
+N_PREDICTED = 500
+CONSTRAINT = "memory"
+
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+    "could not create a memory",  # oneDNN; it says no more, whatever it lacks
+    "could not create a primitive",
+)
+
+
+class DoesNotFitError(Exception):
+    """A network that the memory cannot hold, however small the parts of a batch are."""
+
+
+@dataclass
+class Portions:
+    """How many images fit into the memory at a time, in the trial that runs."""
+
+    n_parts: int = 1
+    """Parts of a training batch."""
+    n_predicted: int = N_PREDICTED
+    """Images in a forward pass without gradients."""
+
+    def reset(self) -> None:
+        """Begin a trial as if everything fitted."""
+        self.n_parts, self.n_predicted = 1, N_PREDICTED
+
+    def micro_batch(self, batch_size: int) -> int:
+        """Return the images of the largest part of a batch."""
+        return -(-batch_size // self.n_parts)
+
+    def shrink(self, batch_size: int, reason: str) -> None:
+        """Train on parts of half the size.
+
+        Args:
+            batch_size: Images of the whole batch.
+            reason: What went wrong with the parts so far.
+
+        Raises:
+            DoesNotFitError: They would have too few images.
+        """
+        if batch_size < 2 * MIN_MICRO_BATCH * self.n_parts:
+            n_images = self.micro_batch(batch_size)
+            raise DoesNotFitError(f"even {n_images} images at a time do not fit: {reason}")
+        self.n_parts *= 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory could not be had, on a GPU or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(
+        words in str(error) for words in _WORDS
+    )
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what nobody refers to any more; call it when the error's traceback is gone."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)  # a worker keeps what it frees, see `prepare_process`
+
+
+def mark_infeasible(trial: optuna.Trial) -> None:
+    """Let the sampler learn that a trial is impossible.
+
+    TPE ranks it below all others; samplers that know nothing of constraints see a pruned trial.
+    """
+    trial.set_constraint(CONSTRAINT, 1.0)
+    # The key of Optuna 4, which is the one that the dashboard reads.
+    trial.storage.set_trial_system_attr(trial._trial_id, "constraints", [1.0])
