@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from search.candidate_names import trial_of
 from search.errors import SearchError
-from search.location import has_study
+from search.location import Server, has_study, location_of
 from search.paths import StudyPaths, cache_folder
 from search.retention import kept_trials
 from search.selections import selected_names
@@ -203,6 +203,8 @@ def _used_stores(studies: Path) -> set[Path] | None:
     used = set()
     for paths in list_studies(studies):
         try:
+            if isinstance(location_of(paths), Server) and not paths.config.is_file():
+                return None  # of a host that joined: where its images are, no study says
             used.add(load_study(paths.name, studies=studies).record.store.resolve())
         except SearchError:
             return None

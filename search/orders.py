@@ -7,7 +7,7 @@
   as long as its trial was planned to, and its last round is kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from optuna.trial import FrozenTrial
 
@@ -35,16 +35,17 @@ from search.study import Study
 def train_what_is_asked(study: Study, effort: Effort) -> list[Trained]:
     """Train the folds or seeds that a study's settings ask for, as far as they are not there.
 
-    Where they ask for both, it is folds: beside members of folds, seeds would prove nothing.
+    Where they ask for both, it is folds: beside members of folds, seeds would prove nothing. Of
+    trials whose files lie on another host, none is trained again before they are copied.
 
     Raises:
         DataError: There are too few images for so many folds.
         SearchError: Another process is at it, or the trainings fail again and again.
     """
     config = study.record.config
-    if config.folds and kept_trials(study.trials(), 1):
+    if config.folds and _best_here(study):
         return [train_folds(study, config.folds, effort)]
-    if config.seeds and study.leaders():
+    if config.seeds and _here(study, study.leaders()[:1]):
         return [train_seeds(study, config.seeds, effort)]
     return []
 
@@ -86,10 +87,19 @@ def train_folds(study: Study, n_folds: int, effort: Effort) -> Trained:
         store = open_store(present_images(study))
         roles = read_roles(study.paths.roles)
         write_folds(path, assign_folds(store, roles, n_folds=n_folds, seed=config.seed))
-    best = kept_trials(study.trials(), config.keep, config.metric)
-    best = best[: FOLDED_PER_MEMBER * config.max_members]
+    best = _best_here(study)[: FOLDED_PER_MEMBER * config.max_members]
     orders = [order for trial in best for order in _fold_orders(study, trial, n_folds)]
     return train_again(study, orders, kind=kind, effort=effort)
+
+
+def _best_here(study: Study) -> list[FrozenTrial]:
+    config = study.record.config
+    return _here(study, kept_trials(study.trials(), config.keep, config.metric))
+
+
+def _here(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return those whose scores are on this host: they tell how long a trial trained."""
+    return [trial for trial in trials if study.paths.trial(trial.number).history.is_file()]
 
 
 def _seed_orders(study: Study, trial: FrozenTrial, n_seeds: int) -> list[Order]:

@@ -11,9 +11,11 @@ from runs import Shell, draw_folder, make_tiny_study
 from servers import Cluster
 
 from search.absences import count_absent, describe_absent
+from search.cleaning import Wish, clean_cache
 from search.cli import main
 from search.config import StudyConfig
 from search.data.roles import read_roles
+from search.data.store import is_whole
 from search.errors import ConfigError, DataError, NothingToDoError, StorageError
 from search.joining import JoinRequest, join_study
 from search.owners import this_process
@@ -63,6 +65,8 @@ def test_a_host_with_a_copy_of_the_data_makes_a_folder_of_its_own(
     assert joined.record.data_fingerprint == home.record.data_fingerprint
     assert open_study(joined.paths).user_attrs == open_study(home.paths).user_attrs
     assert load_study(home.name, studies=tmp_path / "far").record == home.record
+    clean_cache(tmp_path / "far", Wish())
+    assert is_whole(joined.record.store)  # though the study says where those of `home` are
 
 
 def test_images_that_are_decoded_already_are_found(
