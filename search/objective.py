@@ -154,6 +154,9 @@ def _rounds(
         if finished.number > n_reported:
             trial.report(_value(progress.history[-1], place), finished.number)
         yield finished
+        if _has_stalled(progress, place):
+            trial.set_user_attr("ending", f"stopped after round {finished.number}: no better")
+            return
         # Only now: a trial that is killed before it is decided whether it goes on is asked again.
         if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
             save_checkpoint(
@@ -169,6 +172,18 @@ def _rounds(
                 ),
             )
             saved_at = time.monotonic()
+
+
+def _has_stalled(progress: _Progress, place: Workplace) -> bool:
+    """Tell whether a trial has waited long enough for a better round; complete, as it is.
+
+    Not before half of its last schedule: at its peak the learning rate hides what was learned.
+    """
+    plan, n_rounds = place.record.plan, len(progress.history)
+    began = plan.rungs.rounds[-1] if plan.rungs else 0
+    patience = place.record.config.patience
+    late = plan.n_rounds - began <= 2 * (n_rounds - began) < 2 * (plan.n_rounds - began)
+    return patience is not None and late and n_rounds - progress.best_round >= patience
 
 
 def _train(job: _Job, place: Workplace, n_steps: int, saved: Checkpoint | None) -> Iterator[Round]:
