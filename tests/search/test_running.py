@@ -52,6 +52,34 @@ def run_tiny(studies: Path, **settings: object) -> RunResult:
     return run_study(StudyConfig.model_validate(values), studies=studies)
 
 
+@pytest.mark.parametrize(("patience", "n_rounds"), [(1, 4), (5, 6), (7, 8), (None, 8)])
+def test_a_trial_that_gets_no_better_is_complete_after_half_of_its_rounds(
+    tmp_path: Path, patience: int | None, n_rounds: int
+) -> None:
+    study = make_tiny_study(
+        tmp_path,
+        epochs=8,
+        trials=1,
+        patience=patience,
+        pruner="none",
+        limit_train=60,
+        metric="accuracy",
+        # Steps too small to change a class, and no statistics: each round is like the first.
+        vary={"width": 8, "depth": 2, "learning_rate_factor": 1e-6, "norms": "none",
+              "stems": "convolution", "averagings": "none", "optimizers": "sgd"},
+    )  # fmt: skip
+
+    run_trials(study.paths, ONE_THREAD, lambda: False, n_trials=1, deadline=None)
+
+    (trial,) = study.trials()[:1]
+    assert trial.state == optuna.trial.TrialState.COMPLETE
+    assert list(trial.intermediate_values) == list(range(1, n_rounds + 1))
+    stopped = {} if n_rounds == 8 else {"ending": f"stopped after round {n_rounds}: no better"}
+    assert {key: trial.user_attrs[key] for key in ("ending",) if key in trial.user_attrs} == (
+        stopped
+    )
+
+
 def numbers(study: Study) -> list[tuple[object, ...]]:
     """Return what must be the same in two runs of one study, trial by trial."""
     return [
