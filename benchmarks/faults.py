@@ -195,7 +195,7 @@ class Poller:
                 self._poll(url)
         finally:
             server.terminate()
-            server.wait()
+            server.communicate()
 
     def _poll(self, url: str) -> None:
         began = time.monotonic()

@@ -55,13 +55,14 @@ def main() -> None:
     """Start the workers, and tell what each of them did."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("name", help="name of the study")
-    parser.add_argument("words", nargs="*", help="after `--`: more for `python -m search worker`")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--gpus-each", type=float, default=1.0, help="0.5: two on each GPU")
     parser.add_argument("--cpus-each", type=float, default=1.0)
     parser.add_argument("--address", default="auto", help="of the cluster; local: begin one here")
     parser.add_argument("--local-gpus", type=int, help="GPUs that a local cluster counts with")
-    given = parser.parse_args()
+    # Cut here: argparse gives what follows `--` to no argument that may also be empty.
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    given, words = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
     local = {"num_gpus": given.local_gpus} if given.address == "local" else {}
     ray.init(address=given.address, **local)
     task = ray.remote(num_gpus=given.gpus_each, num_cpus=given.cpus_each, max_retries=3)(
@@ -69,7 +70,7 @@ def main() -> None:
     )
     names = [name for name in os.environ if name.startswith(("CONCERTINO_", "PG"))]
     variables = {name: os.environ[name] for name in names}
-    running = [task.remote(given.name, given.words, variables) for _ in range(given.workers)]
+    running = [task.remote(given.name, words, variables) for _ in range(given.workers)]
     while running:
         ended, running = ray.wait(running)
         print(json.dumps(ray.get(ended[0])), flush=True)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import TINY, Finished, Shell
 
 from ensembles.combination import Combination
 from ensembles.export import BundleContents, write_bundle
@@ -90,3 +91,11 @@ def write_tiny_bundle(tmp_path: Path) -> WriteBundle:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Return a study of six digits trials, run as a user does; it takes some ten seconds."""
+    shell = Shell(folder=tmp_path_factory.mktemp("finished"))
+    ran = shell.run("run", "--name", "whole", "--trials", "6", "--workers", "2", *TINY)
+    return Finished(shell=shell, ran=ran)

@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from runs import TINY, Finished, Shell, make_tiny_study
+from runs import Shell, make_tiny_study
 from servers import Cluster, find_programs, running_cluster
 
 from search.location import Location, SQLiteFile, parse_server
@@ -23,14 +23,6 @@ def _without_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return Shell(folder=tmp_path)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Return a study of six digits trials, run as a user does; it takes some ten seconds."""
-    shell = Shell(folder=tmp_path_factory.mktemp("finished"))
-    ran = shell.run("run", "--name", "whole", "--trials", "6", "--workers", "2", *TINY)
-    return Finished(shell=shell, ran=ran)
 
 
 @pytest.fixture(scope="session")
