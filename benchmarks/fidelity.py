@@ -40,7 +40,7 @@ from search.preparation import make_study
 from search.study import Study, load_study
 
 ARMS: Sequence[Pruner] = ("none", "median", "rungs")
-MANY_TRIALS = 100_000
+MANY_TRIALS = 2_000
 """More than any search comes to."""
 MAX_COST_RATIO = 1.1
 SECONDS_BETWEEN_LOOKS = 0.2

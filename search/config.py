@@ -62,6 +62,12 @@ class StudyConfig(BaseModel):
     trial_timeout: str | None = Field(
         None, description="Longest time of one trial; its best epoch is kept."
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="End a trial whose last so many rounds were no better; default: never, since "
+        "a schedule anneals and its last rounds are its best.",
+    )
     workers: int | None = Field(
         None,
         ge=1,

@@ -150,6 +150,9 @@ def _report(
             trial.report(value_of(progress.history[-1], place), finished.number)
         place.panel.end_round()
         yield finished
+        if _has_stalled(progress, place):
+            trial.set_user_attr("ending", f"stopped after round {finished.number}: no better")
+            return
         # Only now: a trial that is killed before it is decided whether it goes on is asked again.
         if saver.is_due():
             saver.save(
@@ -165,6 +168,18 @@ def _report(
                     n_predicted=place.portions.n_predicted,
                 )
             )
+
+
+def _has_stalled(progress: Progress, place: Workplace) -> bool:
+    """Tell whether a trial has waited long enough for a better round; complete, as it is.
+
+    Not before half of its last schedule: at its peak the learning rate hides what was learned.
+    """
+    plan, n_rounds = place.record.plan, len(progress.history)
+    began = plan.rungs.rounds[-1] if plan.rungs else 0
+    patience = place.record.config.patience
+    late = plan.n_rounds - began <= 2 * (n_rounds - began) < 2 * (plan.n_rounds - began)
+    return patience is not None and late and n_rounds - progress.best_round >= patience
 
 
 def _watch_time(place: Workplace, progress: Progress, time_given: TrialTime) -> Callable[[], bool]:

@@ -233,8 +233,8 @@ def test_what_is_asked_besides_stands_in_the_table_and_in_the_document(
 def test_a_metric_that_nobody_knows_opens_no_test_role(study: Study) -> None:
     before = read_ensemble(study.paths).report.n_test_openings
 
-    with pytest.raises(EnsembleError, match="no metric 'acuracy'; known are accuracy, "):
-        build_ensemble(study, extras=Extras(metrics=("acuracy",)))
+    with pytest.raises(EnsembleError, match="no metric 'precise'; known are accuracy, "):
+        build_ensemble(study, extras=Extras(metrics=("precise",)))
 
     assert read_ensemble(study.paths).report.n_test_openings == before
 

@@ -1,3 +1,4 @@
+import gc
 import json
 import math
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from PIL import Image
 from runs import TINY, Finished, draw_folder, make_tiny_study
 from safetensors.numpy import load_file
@@ -19,9 +21,11 @@ from search.cli import main
 from search.config import StudyConfig
 from search.devices import Slot
 from search.loop import run_trials
+from search.predictions import has_predictions
 from search.retention import kept_trials
 from search.rungs import Rungs
 from search.running import RunResult, run_study
+from search.schedule import Deadline
 from search.study import Study, load_study
 
 ONE_THREAD = Slot(number=0, device="cpu", n_threads=1)
@@ -46,6 +50,34 @@ def run_tiny(studies: Path, **settings: object) -> RunResult:
         **settings,
     }
     return run_study(StudyConfig.model_validate(values), studies=studies)
+
+
+@pytest.mark.parametrize(("patience", "n_rounds"), [(1, 4), (5, 6), (7, 8), (None, 8)])
+def test_a_trial_that_gets_no_better_is_complete_after_half_of_its_rounds(
+    tmp_path: Path, patience: int | None, n_rounds: int
+) -> None:
+    study = make_tiny_study(
+        tmp_path,
+        epochs=8,
+        trials=1,
+        patience=patience,
+        pruner="none",
+        limit_train=60,
+        metric="accuracy",
+        # Steps too small to change a class, and no statistics: each round is like the first.
+        vary={"width": 8, "depth": 2, "learning_rate_factor": 1e-6, "norms": "none",
+              "stems": "convolution", "averagings": "none", "optimizers": "sgd"},
+    )  # fmt: skip
+
+    run_trials(study.paths, ONE_THREAD, lambda: False, n_trials=1, deadline=None)
+
+    (trial,) = study.trials()[:1]
+    assert trial.state == optuna.trial.TrialState.COMPLETE
+    assert list(trial.intermediate_values) == list(range(1, n_rounds + 1))
+    stopped = {} if n_rounds == 8 else {"ending": f"stopped after round {n_rounds}: no better"}
+    assert {key: trial.user_attrs[key] for key in ("ending",) if key in trial.user_attrs} == (
+        stopped
+    )
 
 
 def numbers(study: Study) -> list[tuple[object, ...]]:
@@ -430,6 +462,57 @@ def test_a_budget_ends_the_search_and_says_how_to_go_on(
         "python -m search resume digits"
     )
     assert load_study().counts().running == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["deadline", "timeout"])
+def test_a_trial_that_is_out_of_time_counts_as_pruned_with_its_best_round_kept(
+    by: str, tmp_path: Path
+) -> None:
+    timeout = {"trial_timeout": "6s"} if by == "timeout" else {}
+    study = make_tiny_study(tmp_path, trials=1, epochs=100_000, pruner="none", **timeout)
+    warm = make_tiny_study(tmp_path / "warm", trials=1)  # the first trial imports for seconds
+    run_trials(warm.paths, ONE_THREAD, lambda: False, n_trials=1, deadline=None)
+    ends = Deadline(at=time.monotonic() + 10, n_trials=1, n_workers=1)
+
+    run_trials(
+        study.paths,
+        ONE_THREAD,
+        lambda: False,
+        n_trials=1,
+        deadline=ends if by == "deadline" else None,
+    )
+
+    (trial, *_) = study.trials()
+    assert trial.state == optuna.trial.TrialState.PRUNED
+    assert trial.user_attrs["ending"] == "out of time"
+    history = json.loads(study.paths.trial(0).history.read_text(encoding="utf-8"))
+    best = min(history, key=lambda scores: float(scores["log_loss"]))
+    assert trial.user_attrs["best_round"] == best["round"]
+    # On so few images a round is judged on the whole role, if in lower precision.
+    assert trial.user_attrs["log_loss"] == pytest.approx(best["log_loss"], abs=0.05)
+    assert load_file(study.paths.trial(0).weights)
+    assert has_predictions(study.paths.trial(0))
+    assert not study.paths.trial(0).checkpoint.exists()
+
+
+@pytest.mark.slow
+def test_neither_tensors_nor_open_files_are_left_of_a_trial(tmp_path: Path) -> None:
+    """Over 200 trials, benchmarks/leaks.py measures the memory of the whole process."""
+    study = make_tiny_study(tmp_path, trials=7, sampler="random", pruner="none")
+    left = []
+
+    for n_trials in (3, 7):
+        run_trials(study.paths, ONE_THREAD, lambda: False, n_trials=n_trials, deadline=None)
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+        modules = [each for each in gc.get_objects() if issubclass(type(each), torch.nn.Module)]
+        n_files = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        left.append((len(tensors), len(modules), n_files))
+        del tensors, modules
+
+    assert study.counts().finished == 7
+    assert left[1] == left[0]
 
 
 def test_images_that_are_gone_are_decoded_again_if_they_are_the_same(
