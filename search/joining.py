@@ -88,7 +88,7 @@ def work_on_study(request: JoinRequest, observer: Observer) -> Joined:
         ConfigError: The images are not those of the study, or the storage is not.
         StorageError: The study was made by another version.
     """
-    began = time.time()
+    began = time.monotonic()
     study = join_study(request, observer)
     ended_before = {trial.number for trial in study.trials() if trial.state.is_finished()}
     config = study.record.config

@@ -119,6 +119,7 @@ def _pause(study: optuna.Study, place: Workplace, deadline: Deadline | None) -> 
 
     Where the wait ends otherwise, the supervisor hands it back, another host, or the next run.
     """
+    place.panel.end_trial()  # a worker that ends while it waits has not died of the trial
     while _wait_for_room(study, place, deadline, has_failed=True):
         try:
             hand_back_own(study)

@@ -33,6 +33,11 @@ class Owner:
         """Return it as JSON values."""
         return asdict(self)
 
+    def shares_host(self, other: "Owner") -> bool:
+        """Tell whether two processes have the same host, as far as that is known."""
+        mine = (self.host, self.boot, self.namespace)
+        return mine == (other.host, other.boot, other.namespace)
+
     @property
     def is_here(self) -> bool:
         """Whether it shares boot and process numbers with this process."""

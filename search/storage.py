@@ -213,12 +213,12 @@ def hand_back(study: optuna.Study, trial: FrozenTrial, *, suspect: bool) -> bool
     deaths = (deaths if n_reports == n_reports_before else 0) + suspect
     try:
         storage.set_trial_user_attr(trial_id, "deaths", [deaths, n_reports])
-        storage.set_trial_user_attr(trial_id, ATTRIBUTE, None)
         if deaths >= MAX_ATTEMPTS:
             reason = f"its process ended {deaths} times before a round was finished"
             storage.set_trial_user_attr(trial_id, "failure", reason)
             storage.set_trial_state_values(trial_id, TrialState.FAIL)
             return False
+        storage.set_trial_user_attr(trial_id, ATTRIBUTE, None)
         storage.set_trial_state_values(trial_id, TrialState.WAITING)
     except UpdateFinishedTrialError:
         return False

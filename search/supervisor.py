@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.devices import Slot
 from search.errors import DiskFullError, SearchError
 from search.orphans import OrphanWatch
+from search.owners import owner_of, this_process
 from search.panel import NO_TRIAL
 from search.paths import StudyPaths
 from search.places import Place, StoppedSlot
@@ -292,11 +293,7 @@ class Supervisor:
         Raises:
             SearchError: No trial of this run got through, on no slot.
         """
-        ended = [
-            trial
-            for trial in trials
-            if trial.state.is_finished() and trial.number not in self._ended_before
-        ]
+        ended = self._ended_here(trials)
         self._refuse_hopeless(ended)
         for place in self._places:
             slot = place.slot.number
@@ -304,6 +301,21 @@ class Supervisor:
             if reason and not place.stopped_because:
                 place.stop(reason)
                 self._show_stopped(study)
+
+    def _ended_here(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the trials of this run; other hosts have slots of the same numbers."""
+        me = this_process()
+        new = [
+            trial
+            for trial in trials
+            if trial.state.is_finished() and trial.number not in self._ended_before
+        ]
+        owners = [owner_of(trial.user_attrs) for trial in new]
+        return [
+            trial
+            for trial, owner in zip(new, owners, strict=True)
+            if owner is None or owner.shares_host(me)
+        ]
 
     def _refuse_hopeless(self, ended: list[FrozenTrial]) -> None:
         """Give up when the trials of this run all failed, and not on one slot of several.

@@ -17,7 +17,7 @@ from search.config import StudyConfig
 from search.data.roles import read_roles
 from search.data.store import is_whole
 from search.errors import ConfigError, DataError, NothingToDoError, StorageError
-from search.joining import JoinRequest, join_study
+from search.joining import JoinRequest, join_study, work_on_study
 from search.owners import this_process
 from search.record import ATTRIBUTE
 from search.running import Observer
@@ -117,6 +117,18 @@ def test_the_same_pictures_under_other_names_are_refused(
 
     with pytest.raises(DataError, match="they are the same, but in another order"):
         join_study(request_of(home, tmp_path, shared_database, data=str(renamed)), Observer())
+
+
+def test_a_host_whose_time_is_up_begins_no_trial(
+    home: Study, tmp_path: Path, shared_database: str
+) -> None:
+    request = request_of(home, tmp_path, shared_database, devices="cpu", workers=1, budget="1s")
+
+    joined = work_on_study(request, Observer())
+
+    assert joined.end.out_of_time
+    assert joined.ran == ()
+    assert {trial.state for trial in home.trials()} == {TrialState.WAITING}
 
 
 def change_record(home: Study, **changes: object) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,9 @@ from search.documents import status_document
 from search.errors import SearchError
 from search.logs import log_to_file
 from search.loop import run_trials
+from search.owners import this_process
 from search.schedule import Deadline
+from search.storage import open_study
 from search.study import Study
 from search.supervisor import SearchEnd, Snapshot, Supervisor
 
@@ -140,6 +142,28 @@ def test_trials_that_all_fail_end_the_run_and_not_the_next_one(tmp_path: Path) -
     supervise(study, [HERE, ALSO_HERE])
 
     assert study.counts().finished == 3
+
+
+@pytest.mark.slow
+def test_trials_that_all_fail_on_another_host_do_not_stop_a_slot_here(tmp_path: Path) -> None:
+    study = make_tiny_study(tmp_path, trials=2)
+    owner = replace(this_process(), host="far", boot="another").to_json()
+    far = {"failure": "OSError: gone", "slot": 0, "owner": owner}
+    told: list[int] = []
+
+    def fail_far_away(snapshot: Snapshot) -> None:
+        told.append(len(snapshot.trials))
+        if len(told) == 1:
+            for _ in range(5):
+                open_study(study.paths).add_trial(
+                    create_trial(state=TrialState.FAIL, user_attrs=far)
+                )
+
+    end = supervise(study, [HERE], on_change=fail_far_away)
+
+    assert not end.stopped_slots
+    assert study.counts().finished == 2
+    assert study.counts().failed == 5
 
 
 def test_a_slot_is_failing_if_its_newest_five_trials_all_failed_by_themselves() -> None:
