@@ -395,12 +395,12 @@ def _is_alive(pid: int) -> bool:
 
 
 def _told_twice(log: Path) -> int:
-    """Count the trials that more than one worker brought to their end."""
+    """Count the trials that were told to have ended more than once."""
     messages = [json.loads(line)["message"] for line in log.read_text("utf-8").splitlines()]
     ends = [
         match[1]
         for message in messages
-        if (match := re.match(r"trial (\d+): (complete|pruned|finished by somebody)", message))
+        if (match := re.match(r"trial (\d+): (complete|pruned), ", message))
     ]
     return sum(n_ends - 1 for n_ends in Counter(ends).values())
 

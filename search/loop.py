@@ -138,7 +138,9 @@ def _run(
             here = replace(place, stopping=lambda: place.stopping() or lost())
             outcome = run_trial(trial, here, time_given)
         counts = tell(study, trial, outcome.state, outcome.value)
-        logger.info("trial %d: %s, %s", trial.number, outcome.state.name.lower(), outcome.value)
+        if counts:
+            ending = outcome.state.name.lower()
+            logger.info("trial %d: %s, %s", trial.number, ending, outcome.value)
     except DiskFullError:
         raise
     except Interrupted:
