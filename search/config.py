@@ -33,7 +33,17 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 # What may change when a study goes on; everything else is the study, and is refused.
 CHANGEABLE = frozenset(
-    {"trials", "budget", "trial_timeout", "workers", "devices", "keep", "download", "data_root"}
+    {
+        "trials",
+        "budget",
+        "trial_timeout",
+        "workers",
+        "devices",
+        "slots_per_device",
+        "keep",
+        "download",
+        "data_root",
+    }
     | {"max_members", "preset", "snapshots", "seeds", "folds"}
 )
 
@@ -74,7 +84,15 @@ class StudyConfig(BaseModel):
         le=1024,
         description="Worker processes; default: one per GPU, or one per CPU core.",
     )
-    devices: str = Field("auto", description="auto, cpu, or a list such as cuda:0,cuda:1.")
+    devices: str = Field(
+        "auto", description="auto, cpu, or a list such as 0,1 or cuda:0,cuda:1 or GPU-7f31."
+    )
+    slots_per_device: str | None = Field(
+        None,
+        pattern=r"^(auto|[1-9]\d?)$",
+        description="Workers on each GPU: a number, or auto: as many as have room, by the memory "
+        "that the first trial takes; default: one.",
+    )
     seed: int = Field(0, ge=0, description="Fixes the roles, the samples and the trainings.")
     preset: Preset = Field("balanced", description="Defaults for a quick look or a long search.")
     metric: Metric = Field("log_loss", description="What the search optimizes on the stop role.")

@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ensembles.metrics import METRICS
 from search.assignments import Order, by_order, order_name
-from search.devices import count_gpus, plan_slots
+from search.devices import list_gpus, plan_slots
 from search.errors import SearchError, StorageError
 from search.location import has_study
 from search.orphans import OrphanWatch
@@ -205,7 +205,12 @@ def _is_ordered(trial: FrozenTrial) -> bool:
 
 def _run(paths: StudyPaths, record: StudyRecord, effort: Effort) -> SearchEnd:
     config = record.config
-    slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
+    slots = plan_slots(
+        config.devices,
+        config.workers,
+        gpus=list_gpus(config.devices),
+        slots_per_device=config.slots_per_device,
+    )
     deadline = effort.ends_at and Deadline(
         at=effort.ends_at, n_trials=config.trials, n_workers=len(slots)
     )

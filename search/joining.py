@@ -29,7 +29,7 @@ from search.data.roles import (
 )
 from search.data.store import ImageStore, is_whole, open_store
 from search.database import read_attributes, read_attributes_at
-from search.devices import count_gpus, plan_slots
+from search.devices import list_gpus, plan_slots
 from search.errors import ConfigError, DataError, NothingToDoError, StorageError
 from search.location import Location, Server, note_location, settle_location
 from search.logs import logged_to_file
@@ -92,7 +92,12 @@ def work_on_study(request: JoinRequest, observer: Observer) -> Joined:
     study = join_study(request, observer)
     ended_before = {trial.number for trial in study.trials() if trial.state.is_finished()}
     config = study.record.config
-    slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
+    slots = plan_slots(
+        config.devices,
+        config.workers,
+        gpus=list_gpus(config.devices),
+        slots_per_device=config.slots_per_device,
+    )
 
     def on_change(snapshot: Snapshot) -> None:
         tell_shortage(study, snapshot, observer)

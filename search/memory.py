@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import optuna
 import torch
 
+from search.devices import MemoryUse
+
 # Fewer images make the statistics of batch norm worthless.
 MIN_MICRO_BATCH = 4
 N_PREDICTED = 500
@@ -93,3 +95,26 @@ def mark_infeasible(trial: optuna.Trial) -> None:
     trial.set_constraint(CONSTRAINT, 1.0)
     # The key of Optuna 4, which is the one that the dashboard reads.
     trial.storage.set_trial_system_attr(trial._trial_id, "constraints", [1.0])
+
+
+def begin_measuring(device: torch.device) -> None:
+    """From now on measure the most memory that this process takes of a GPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def measure(device: torch.device) -> MemoryUse | None:
+    """Return the most memory that was taken since; None where the device has none of its own."""
+    if device.type != "cuda":
+        return None
+    return MemoryUse(
+        peak_bytes=torch.cuda.max_memory_reserved(device),
+        total_bytes=torch.cuda.get_device_properties(device).total_memory,
+    )
+
+
+def limit_memory(device: torch.device, share: float) -> None:
+    """Let this process take no more than a share of a GPU's memory from now on."""
+    if device.type == "cuda" and share < 1:
+        torch.cuda.empty_cache()  # what is kept in reserve counts
+        torch.cuda.set_per_process_memory_fraction(share, device)

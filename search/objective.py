@@ -12,12 +12,19 @@ from search.assignments import assignment_of
 from search.clock import working_seconds
 from search.exhibits import exhibit_trial
 from search.judging import score
-from search.memory import DoesNotFitError, mark_infeasible
+from search.memory import (
+    DoesNotFitError,
+    begin_measuring,
+    limit_memory,
+    mark_infeasible,
+    measure,
+)
 from search.paths import TrialPaths
 from search.predictions import write_history, write_network
 from search.rounds import Job, OutOfTimeError, Progress, TrialTime, run_rounds, value_of
 from search.snapshots import differing
 from search.training import Diverged
+from search.trials import GPU_BYTES
 from search.workplace import Workplace
 from spaces.recipe import Recipe
 from spaces.space import suggest_recipe
@@ -56,11 +63,15 @@ def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> O
     )
     place = place.assigned(assignment)
     place.portions.reset()
+    limit_memory(place.images.device, place.panel.memory_share)
+    begin_measuring(place.images.device)
     job = Job(recipe=recipe, assignment=assignment, time_given=time_given)
     progress = Progress()
     _search(trial, job, place, progress)
     outcome = _keep(trial, job, place, progress)
     trial.set_user_attr("seconds", round(working_seconds() - progress.began, 2))
+    if use := measure(place.images.device):
+        trial.set_user_attr(GPU_BYTES, [use.peak_bytes, use.total_bytes])
     return outcome
 
 

@@ -20,12 +20,13 @@ class _Numbers(ctypes.Structure):
         ("trial_number", ctypes.c_int64),
         ("n_beats", ctypes.c_int64),
         ("n_rounds", ctypes.c_int64),
+        ("memory_share", ctypes.c_double),
         ("trouble", ctypes.c_char * _MAX_BYTES),
     )
 
 
 def _own_numbers() -> _Numbers:
-    return _Numbers(trial_number=NO_TRIAL)
+    return _Numbers(trial_number=NO_TRIAL, memory_share=1.0)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ class Panel:
         """What the worker said when it gave up; empty if it said nothing."""
         return bytes(self._numbers.trouble).decode("utf-8", errors="ignore")
 
+    @property
+    def memory_share(self) -> float:
+        """What the worker may take of its GPU's memory, from its next trial on."""
+        return float(self._numbers.memory_share)
+
+    def grant(self, memory_share: float) -> None:
+        """Say, as the supervisor, what the worker may take of its GPU's memory."""
+        self._numbers.memory_share = memory_share
+
     def beat(self) -> None:
         """Show that the worker gets on."""
         self._numbers.n_beats += 1
@@ -81,5 +91,5 @@ class Panel:
 def shared_panel(context: BaseContext) -> Panel:
     """Return a panel that a process of this context may be given when it is started."""
     numbers = context.RawValue(_Numbers)
-    numbers.trial_number = NO_TRIAL
+    numbers.trial_number, numbers.memory_share = NO_TRIAL, 1.0
     return Panel(numbers)

@@ -65,6 +65,7 @@ class Place:
     def start(self, context: BaseContext, order: WorkerOrder, stop: Event) -> None:
         """Start a worker."""
         self.panel = shared_panel(context)
+        self.panel.grant(self.slot.memory_share)
         self._n_beats, self._silent_seconds = 0, 0.0
         with _environment(order.environment):
             self.process = context.Process(  # type: ignore[attr-defined]
@@ -103,6 +104,11 @@ class Place:
         logger.error("slot %d is stopped: %s", self.slot.number, reason)
         if self.process is not None:
             self.process.terminate()
+
+    def change_share(self, slot: Slot) -> None:
+        """Give the worker, from its next trial on, and those after it another share."""
+        self.slot = slot
+        self.panel.grant(slot.memory_share)
 
     def count_silence(self, seconds: float) -> float:
         """Count for how long the worker has shown no sign of life.

@@ -24,7 +24,7 @@ from search.data.roles import (
 from search.data.sources import DataRequest, list_dataset
 from search.data.statistics import channel_statistics
 from search.data.store import ImageStore, is_whole, prepare_store
-from search.devices import count_gpus, n_usable_cores, plan_slots
+from search.devices import list_gpus, n_usable_cores, plan_slots
 from search.errors import DataError
 from search.location import Server, location_of, settle_location
 from search.narrowing import choose_space
@@ -64,7 +64,12 @@ def make_study(
     check_free(paths, location)
     config = config.without_storage()
     space = choose_space(config)
-    slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
+    slots = plan_slots(
+        config.devices,
+        config.workers,
+        gpus=list_gpus(config.devices),
+        slots_per_device=config.slots_per_device,
+    )
     store = prepare_images(config, studies, on_decode)
     roles = assign_roles(store, seed=config.seed, limit_train=config.limit_train)
     config = bounded_by_grid(config, space, store.task)

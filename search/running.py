@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from search.cleaning import Wish, clean_study
 from search.config import StudyConfig, continued
 from search.curve_points import CurvePoint
-from search.devices import count_gpus, plan_slots
+from search.devices import list_gpus, plan_slots
 from search.disk import format_bytes, free_bytes
 from search.ensemble_curve import EnsembleCurve
 from search.ensembling import EnsembleResult, build_ensemble, read_ensemble
@@ -243,7 +243,12 @@ def _newest_ensemble(
 
 def _search(study: Study, started: float, observer: Observer) -> SearchEnd:
     config = study.record.config
-    slots = plan_slots(config.devices, config.workers, n_gpus=count_gpus(config.devices))
+    slots = plan_slots(
+        config.devices,
+        config.workers,
+        gpus=list_gpus(config.devices),
+        slots_per_device=config.slots_per_device,
+    )
     curve = EnsembleCurve(study=study, on_point=observer.on_ensemble)
     _warn_of_shortage(study, observer, n_workers=len(slots))
 

@@ -20,7 +20,7 @@ from ensembles.calibration import log_loss_after_temperature
 from ensembles.pool import normalize_log_probabilities
 from ensembles.soup import select_ingredients
 from search.candidates import Candidate, candidate_pool, list_trainings
-from search.devices import count_gpus, plan_slots
+from search.devices import list_gpus, plan_slots
 from search.errors import NothingToDoError
 from search.paths import StudyPaths
 from search.predictions import has_predictions, read_weights, write_network
@@ -78,7 +78,7 @@ def _open_place(study: Study) -> Workplace:
     store = restore_images(study.paths, study.record, study.paths.folder.parent, None)
     record = study.record.model_copy(update={"store": store})
     devices = "cpu" if record.config.devices == "cpu" else "auto"
-    slot = plan_slots(devices, 1, n_gpus=count_gpus(devices))[0]
+    slot = plan_slots(devices, 1, gpus=list_gpus(devices))[0]
     return open_workplace(study.paths, record, slot, lambda: False)
 
 

@@ -8,7 +8,7 @@ counted in short steps, of which a pause of the supervisor is only one.
 import logging
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
@@ -17,7 +17,7 @@ from multiprocessing.synchronize import Event
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.devices import Slot
+from search.devices import MemoryUse, Slot, share_out
 from search.errors import DiskFullError, SearchError
 from search.orphans import OrphanWatch
 from search.owners import owner_of, this_process
@@ -28,7 +28,7 @@ from search.record import STOPPED_SLOTS, StudyRecord
 from search.retention import free_weights
 from search.schedule import Deadline
 from search.storage import alone, has_waiting, n_counted, open_study
-from search.trials import FINISHED
+from search.trials import FINISHED, measured_memory
 from search.workers import WorkerOrder
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class Supervisor:
                 self._reap(watch)
                 self._end_silent(study)
                 trials = study.get_trials(deepcopy=False)
-                self._stop_failing(study, trials)
+                self._look_at_ended(study, trials)
                 interrupted = self.stop_requested()
                 wanted = not interrupted and self._has_work(trials, n_trials)
                 if wanted:
@@ -287,8 +287,8 @@ class Supervisor:
             study.tell(trial_number, state=TrialState.PRUNED)
         self.paths.trial(trial_number).checkpoint.unlink(missing_ok=True)
 
-    def _stop_failing(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
-        """Stop slots whose newest trials all failed by themselves.
+    def _look_at_ended(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
+        """Learn from the trials that ended in this run: which slots fail, and what fits.
 
         Raises:
             SearchError: No trial of this run got through, on no slot.
@@ -301,6 +301,18 @@ class Supervisor:
             if reason and not place.stopped_because:
                 place.stop(reason)
                 self._show_stopped(study)
+        if self.record.config.slots_per_device == "auto":
+            self._open_slots(measured_memory(ended))
+
+    def _open_slots(self, measured: Mapping[int, MemoryUse]) -> None:
+        """Open a place for each further trial that the GPUs have room for."""
+        before = [place.slot for place in self._places]
+        slots = share_out(before, measured, n_workers=self.record.config.workers)
+        for place, slot in zip(self._places, slots, strict=False):
+            place.change_share(slot)
+        for slot in slots[len(before) :]:
+            logger.info("slot %d opens: %s has room for it", slot.number, slot.device)
+            self._places.append(Place(slot))
 
     def _ended_here(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Return the trials of this run; other hosts have slots of the same numbers."""
@@ -360,7 +372,7 @@ class Supervisor:
             trials=trials,
             record=self.record,
             n_trials=self.record.config.trials,
-            n_slots=len(self.slots),
+            n_slots=len(self._places),
             n_alive=len(self._alive()),
             seconds=time.monotonic() - began,
             seconds_left=self.deadline.left() if self.deadline else None,

@@ -7,6 +7,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.devices import MemoryUse
+
+GPU_BYTES = "gpu_bytes"
+"""Attribute of a trial: the most memory that it took of its GPU, and what there is in all."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -111,3 +115,15 @@ def seconds_left(
     n_finished = sum(trial.state in FINISHED for trial in trials)
     n_now = n_finished - done_before
     return seconds / n_now * max(0, n_trials - n_finished) if n_now > 0 else None
+
+
+def measured_memory(trials: Sequence[FrozenTrial]) -> dict[int, MemoryUse]:
+    """Return what the hungriest trial of each slot took of its GPU, by the slot's number."""
+    found: dict[int, MemoryUse] = {}
+    for trial in trials:
+        if trial.state in FINISHED and GPU_BYTES in trial.user_attrs:
+            peak, total = trial.user_attrs[GPU_BYTES]
+            slot = trial.user_attrs["slot"]
+            if slot not in found or peak > found[slot].peak_bytes:
+                found[slot] = MemoryUse(peak_bytes=peak, total_bytes=total)
+    return found

@@ -90,7 +90,7 @@ FLAGS = [
     ("run --download=maybe", 'Invalid value for --download: unable to convert "maybe"'),
     (
         "run --devices gpu",
-        "devices: expected auto, cpu or a list such as cuda:0,cuda:1, got 'gpu'",
+        "devices: expected auto, cpu or a list such as 0,1 or cuda:0,cuda:1 or GPU-7f31, got",
     ),
     ("run --devices cuda:99", "devices: cuda:99 is not there; torch sees"),
     ("run --vary.flip none", "vary: unknown field 'flip'; did you mean 'flips'"),

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from optuna.trial import TrialState, create_trial
+from pretended import PretendedSlot, read_notes
 from runs import TINY, make_tiny_study
 
 from search import places, running, supervisor
 from search.cli import main
-from search.devices import Slot
+from search.devices import MemoryUse, Slot
 from search.documents import status_document
 from search.errors import SearchError
 from search.logs import log_to_file
@@ -279,3 +280,57 @@ def resumptions(study: Study) -> list[int]:
     """Return the rounds after which trials went on, by the log."""
     messages = [json.loads(line)["message"] for line in study.paths.log.read_text().splitlines()]
     return [int(text.split()[-1]) for text in messages if "goes on after round" in text]
+
+
+@pytest.mark.slow
+def test_workers_see_the_gpu_of_their_slot_alone_and_so_do_those_that_replace_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7f")
+    study = make_tiny_study(tmp_path, trials=6, epochs=60, limit_train=400, pruner="none")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    slots = [
+        PretendedSlot(number=number, device=f"cuda:{number % 2}", n_threads=1, notes=notes)
+        for number in range(3)
+    ]
+    kill = Once(lambda pid: os.kill(pid, signal.SIGKILL))
+
+    supervise(study, slots, on_change=kill)
+
+    seen = read_notes(notes)
+    assert kill.done
+    assert study.counts().finished == 6
+    assert {number: set(visible) for number, visible in seen.items()} == {
+        0: {"4"},
+        1: {"GPU-7f"},
+        2: {"4"},
+    }
+    assert sum(len(visible) for visible in seen.values()) == 4  # one was replaced
+
+
+@pytest.mark.slow
+def test_slots_open_as_soon_as_a_trial_has_shown_what_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_tiny_study(
+        tmp_path, trials=12, epochs=40, limit_train=400, workers=3, slots_per_device="auto"
+    )
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    use = MemoryUse(peak_bytes=10**9, total_bytes=16 * 10**9)
+    monkeypatch.setattr(supervisor, "measured_memory", lambda trials: {0: use} if trials else {})
+    n_slots: list[int] = []
+
+    supervise(
+        study,
+        [PretendedSlot(number=0, device="cuda:1", n_threads=1, notes=notes)],
+        on_change=lambda snapshot: n_slots.append(snapshot.n_slots),
+    )
+
+    assert n_slots[0] == 1
+    assert n_slots[-1] == 3
+    assert study.counts().finished == 12
+    assert {number: set(visible) for number, visible in read_notes(notes).items()} == {
+        number: {"1"} for number in range(3)
+    }
