@@ -89,7 +89,6 @@ class StudyConfig(BaseModel):
     )
     slots_per_device: str | None = Field(
         None,
-        pattern=r"^(auto|[1-9]\d?)$",
         description="Workers on each GPU: a number, or auto: as many as have room, by the memory "
         "that the first trial takes; default: one.",
     )
@@ -158,6 +157,13 @@ class StudyConfig(BaseModel):
                 parse_duration(value)
             except ConfigError as error:
                 raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("slots_per_device")
+    @classmethod
+    def _check_slots(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"auto|[1-9]\d?", value):
+            raise ValueError(f"expected auto or a number from 1 to 99, got {value!r}.")
         return value
 
     @field_validator("name")

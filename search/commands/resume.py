@@ -17,6 +17,7 @@ def main(
     budget: str | None = None,
     workers: int | None = None,
     devices: str | None = None,
+    slots_per_device: str | None = None,
     studies: Annotated[Path, Parameter(env_var="CONCERTINO_STUDIES")] = DEFAULT_STUDIES,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -27,7 +28,8 @@ def main(
         trials: Finished trials that the study shall have; +50 means 50 more than asked before.
         budget: Time for everything from now on: 90s, 15m, 1h30m.
         workers: Worker processes.
-        devices: auto, cpu, or a list such as cuda:0,cuda:1.
+        devices: auto, cpu, or a list such as 0,1 or cuda:0,cuda:1 or GPU-7f31.
+        slots_per_device: Workers on each GPU: a number, or auto.
         studies: Folder of studies.
         json: Print one JSON document on stdout instead of the report.
     """
@@ -42,6 +44,7 @@ def main(
         "budget": budget,
         "workers": workers,
         "devices": devices,
+        "slots_per_device": slots_per_device,
     }
     given = {key: value for key, value in said.items() if value is not None}
     return run_and_report(

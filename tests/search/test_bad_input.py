@@ -92,6 +92,7 @@ FLAGS = [
         "run --devices gpu",
         "devices: expected auto, cpu or a list such as 0,1 or cuda:0,cuda:1 or GPU-7f31, got",
     ),
+    ("run --slots-per-device many", "--slots-per-device: expected auto or a number from 1 to 99"),
     ("run --devices cuda:99", "devices: cuda:99 is not there; torch sees"),
     ("run --vary.flip none", "vary: unknown field 'flip'; did you mean 'flips'"),
     ("run --vary.flips sideways", "vary: flips.0: Input should be 'none', 'random' or"),
@@ -501,6 +502,10 @@ STUDIES = [
     Case(words="resume fresh --trials 0", message="resume: trials: Input should be greater than"),
     Case(words="resume fresh --workers 0", message="resume: workers: Input should be greater"),
     Case(words="resume fresh --budget soon", message="resume: budget: expected a time such as"),
+    Case(
+        words="resume fresh --slots-per-device 0",
+        message="resume: slots_per_device: expected auto or a number from 1 to 99, got '0'",
+    ),
     Case(words="resume fresh --devices gpu", message="devices: expected auto, cpu or a list"),
 ]
 
