@@ -69,6 +69,6 @@ def test_ray_starts_a_worker_on_each_gpu(shared_database: str, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert sorted(each["gpus"] for each in told) == ["0", "1"]
-    assert {each["finished"] for each in told} == {4}
+    assert max(each["finished"] for each in told) == 4  # one may go while the other ends the last
     states = [trial.state.is_finished() for trial in open_study(home.paths).trials]
     assert sum(states) == 4
