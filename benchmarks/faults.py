@@ -46,7 +46,7 @@ NAME = "faults"
 ROLES = ("stop", "ens", "test")
 MAX_RUNS_THAT_GIVE_UP = 5
 SHORT = (
-    *("--epochs", "4", "--space", "small", "--vary.width", "8", "--vary.depth", "2"),
+    *("--space", "small", "--vary.width", "8", "--vary.depth", "2"),
     *("--limit-train", "200", "--workers", "4", "--devices", "cpu"),
 )
 
@@ -67,6 +67,7 @@ class Attack:
 
     paths: StudyPaths
     n_trials: int
+    n_epochs: int
     seconds_between_kills: float
     trials_between_kills: int = 3
     """So that the search gets on, however slow the machine is."""
@@ -114,6 +115,7 @@ class Attack:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-m", "search", "run", "--name", NAME, *SHORT),
+                    *("--epochs", str(self.n_epochs)),
                     *("--trials", str(self.n_trials), "--studies", str(self.paths.folder.parent)),
                 ],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -274,11 +276,11 @@ def count(study: Study, asked: int) -> Count:
 
 def measure(flags: argparse.Namespace) -> Outcome:
     """Attack a search; see the module."""
-    n_trials = 40 if flags.quick else 300
+    n_trials, n_epochs, pause = (40, 4, 2.0) if flags.quick else (300, 16, 3.0)
     with TemporaryDirectory() as folder:
         paths = StudyPaths(Path(folder) / NAME)
         attack = Attack(
-            paths=paths, n_trials=n_trials, seconds_between_kills=2.0 if flags.quick else 4.0
+            paths=paths, n_trials=n_trials, n_epochs=n_epochs, seconds_between_kills=pause
         )
         poller = Poller(paths)
         began = time.monotonic()

@@ -27,13 +27,13 @@ from search.workplace import open_workplace
 
 Mode = Literal["plain", "timed", "timed with checkpoints"]
 
-# The seventh known configuration of `spaces.known`: what a tutorial would try.
+# The network of tutorials, three times convolution and pooling, from 32 to 128 channels.
 TUTORIAL_POINT: dict[str, Any] = {
     "families": "plain",
-    "stems": "convolution",
-    "stem_widths": 16,
-    "depth": [3, 3],
-    "width": [32, 32],
+    "stems": "pooled",
+    "stem_widths": 32,
+    "depth": [2, 2],
+    "width": [64, 64],
     "growth": [2.0, 2.0],
     "kernel_sizes": 3,
     "n_convolutions": [1, 1],

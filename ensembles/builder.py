@@ -42,6 +42,11 @@ MAX_MEMBERS = 5
 MIN_ERRORS_FOR_LLP = 50
 """Errors of the best model among the fitting images: the real sample size of a fit. Bagging won
 at 14, the log-linear pool at 64; 50 lies between."""
+IMAGES_PER_CLASS_FOR_STACK = 200
+"""Where the class-wise weights of `stack` are worth fitting. Its log-loss on fresh images beside
+that of the log-linear pool, for 64 models of 10 classes, mean and standard error of 8 splits: with
+60 images a class -0.0006 +- 0.0005, with 100 -0.0010 +- 0.0006, with 200 -0.0021 +- 0.0007, with
+519 -0.0050 +- 0.0005; its accuracy is the same or better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +201,14 @@ def build_all(
 
 
 def choose_method(pool: Pool) -> Method:
-    """Choose by the number of errors that the best model makes: fewer than 50, or more."""
-    return "bagged_greedy" if count_best_errors(pool) < MIN_ERRORS_FOR_LLP else "llp"
+    """Choose by what there is to learn from: errors of the best model, and images of each class.
+
+    With fewer than 50 errors `bagged_greedy`; with more `llp`; with 200 images a class besides
+    `stack`, which is `llp` with weights for each class.
+    """
+    if count_best_errors(pool) < MIN_ERRORS_FOR_LLP:
+        return "bagged_greedy"
+    return "stack" if pool.n_images >= IMAGES_PER_CLASS_FOR_STACK * pool.n_classes else "llp"
 
 
 def count_best_errors(pool: Pool) -> int:
@@ -315,6 +326,12 @@ def _fit_llp(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, " mo
     return fit_log_linear(pool, max_members=budget.max_members, limits=budget.limits)
 
 
+def _fit_center_of_stack(pool: Pool, budget: Budget, _seed: int) -> Float64[np.ndarray, " models"]:
+    return fit_log_linear(
+        pool, max_members=budget.max_members, limits=budget.limits, both_ways=True
+    )
+
+
 _FITTERS: Mapping[Method, _Fitter] = {
     "single": _Fitter(fit=_fit_single, space="probability", scaled=True),
     "soup": _Fitter(fit=_fit_single, space="probability", scaled=True),
@@ -328,7 +345,7 @@ _FITTERS: Mapping[Method, _Fitter] = {
     "greedy_accuracy": _Fitter(fit=_fit_greedy_by_accuracy, space="probability", scaled=True),
     "bagged_greedy": _Fitter(fit=_fit_bagged, space="probability", scaled=True),
     "llp": _Fitter(fit=_fit_llp, space="logarithm", scaled=False),
-    "stack": _Fitter(fit=_fit_llp, space="stack", scaled=False),
+    "stack": _Fitter(fit=_fit_center_of_stack, space="stack", scaled=False),
     "seeds": _Fitter(fit=_fit_best, space="logarithm", scaled=True),
 }
 

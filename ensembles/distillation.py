@@ -5,12 +5,11 @@ ratio only means something where there is a gain: where the ensemble is not esta
 better than the single model, none is computed.
 """
 
-import json
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from ensembles.comparison import (
     N_RESAMPLES,
@@ -21,7 +20,7 @@ from ensembles.comparison import (
     resample_mean,
 )
 from ensembles.decision import MOST_PROBABLE, Decision
-from ensembles.errors import EnsembleError
+from ensembles.documents import read_document
 from ensembles.metrics import MetricName, image_log_losses
 from ensembles.report import Figures, measure
 
@@ -107,14 +106,7 @@ class DistillationReport:
         Raises:
             EnsembleError: A key is missing or unknown, or a value is of the wrong kind.
         """
-        try:
-            return _ADAPTER.validate_json(json.dumps(values), strict=True)
-        except (ValidationError, TypeError) as error:
-            first = str(error).splitlines()[0]
-            raise EnsembleError(f"this is no report of a distillation: {first}.") from error
-
-
-_ADAPTER = TypeAdapter(DistillationReport)
+        return read_document(cls, values, what="report of a distillation")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

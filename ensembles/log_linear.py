@@ -13,9 +13,9 @@ from jaxtyping import Float32, Float64, Int
 from scipy.optimize import minimize
 
 from ensembles.budget import Budget, Limit
-from ensembles.forward import ForwardFit, select_forward
 from ensembles.pool import Pool
 from ensembles.selection import rank_models, select_best
+from ensembles.subsets import SubsetFit, select_backward, select_forward
 
 PRIOR_IMAGES = 30.0
 """Strength of the pull towards the mean of the best five; flat between 10 and 100 on a large
@@ -89,7 +89,7 @@ def pose_log_linear(pool: Pool) -> LogLinearProblem:
 
 
 def fit_log_linear(
-    pool: Pool, *, max_members: int, limits: Sequence[Limit] = ()
+    pool: Pool, *, max_members: int, limits: Sequence[Limit] = (), both_ways: bool = False
 ) -> Float64[np.ndarray, " models"]:
     """Fit the most probable weights of a log-linear pool.
 
@@ -98,6 +98,8 @@ def fit_log_linear(
         max_members: Most weights above 0; if the pool has more models, the members are chosen
             one by one.
         limits: What the members together may cost.
+        both_ways: Also drop members one by one from the fit of all, and take the better choice:
+            better by a tenth of a point for five of 64 models, at twenty times the time.
 
     Returns:
         One weight per model, at least 0, of any sum.
@@ -108,19 +110,23 @@ def fit_log_linear(
     if budget.fits(range(n_models)):
         return _at_least_one(_minimize(problem)[0], problem.prior)
 
-    def fit(members: list[int]) -> ForwardFit:
+    def fit(members: list[int]) -> SubsetFit:
         weights, loss = _minimize(problem.select(members))
         # The models left out still pay for their distance from the prior, or sets of different
         # size could not be compared.
         absent = np.delete(problem.prior, members)
         penalty = problem.strength / 2 * float(absent @ absent)
-        return ForwardFit(members=members, weights=weights, loss=loss + penalty)
+        return SubsetFit(members=members, weights=weights, loss=loss + penalty)
 
-    def slopes(fitted: ForwardFit) -> Float64[np.ndarray, " models"]:
+    def slopes(fitted: SubsetFit) -> Float64[np.ndarray, " models"]:
         return problem.loss_and_slopes(fitted.scattered(n_models))[1]
 
     first = fit(budget.take(rank_models(pool))[:1])
     best = select_forward(first, fit, slopes, max_members=max_members, limits=limits)
+    if both_ways:
+        whole = fit(list(range(n_models)))
+        shrunk = select_backward(whole, fit, slopes, max_members=max_members, limits=limits)
+        best = min(best, shrunk, key=lambda fitted: fitted.loss)
     return _at_least_one(best.scattered(n_models), first.scattered(n_models))
 
 

@@ -6,17 +6,17 @@ Which of them are beaten is decided on the fitting images; the figures of those 
 from other images, so they need not rise from one to the next.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from ensembles.budget import Limit
 from ensembles.builder import MAX_MEMBERS, Ensemble, build, choose_method
 from ensembles.comparison import Interval, find_wilson_interval
+from ensembles.documents import read_document
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
 from ensembles.metrics import accuracy, log_loss
@@ -72,14 +72,7 @@ class Front:
         Raises:
             EnsembleError: A key is missing or unknown, or a value is of the wrong kind.
         """
-        try:
-            return _ADAPTER.validate_json(json.dumps(values), strict=True)
-        except (ValidationError, TypeError) as error:
-            first = str(error).splitlines()[0]
-            raise EnsembleError(f"this is no front of ensembles: {first}.") from error
-
-
-_ADAPTER = TypeAdapter(Front)
+        return read_document(cls, values, what="front of ensembles")
 
 
 def find_front(  # noqa: PLR0913 - two pools, and what `build` takes

@@ -4,19 +4,19 @@ The choice is an argument: it is made before anybody looks at the test images. F
 images that the ensembles were fitted on stand beside, marked, because they flatter.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from ensembles.builder import Ensemble
 from ensembles.cascade_fitting import can_cascade, fit_cascade
 from ensembles.comparison import Comparison, Interval, compare, find_wilson_interval
 from ensembles.decision import MOST_PROBABLE, Decision
 from ensembles.diagnostics import Explanation, explain_members
+from ensembles.documents import read_document
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
 from ensembles.metrics import METRICS, MetricName, measure_requested
@@ -139,14 +139,7 @@ class Report:
         Raises:
             EnsembleError: A key is missing or unknown, or a value is of the wrong kind.
         """
-        try:
-            return _ADAPTER.validate_json(json.dumps(values), strict=True)
-        except (ValidationError, TypeError) as error:
-            first = str(error).splitlines()[0]
-            raise EnsembleError(f"this is no report of ensembles: {first}.") from error
-
-
-_ADAPTER = TypeAdapter(Report)
+        return read_document(cls, values, what="report of ensembles")
 
 
 def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name

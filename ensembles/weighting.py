@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 
 from ensembles.budget import Budget, Limit
 from ensembles.errors import EnsembleError
-from ensembles.forward import ForwardFit, select_forward
+from ensembles.subsets import SubsetFit, select_forward
 
 TOLERANCE = 1e-4
 """Nats of log-loss above the optimum."""
@@ -104,12 +104,12 @@ def select_simplex(
     n_models, n_images = true_class.shape
     importance = np.full(n_images, 1 / n_images)
 
-    def fit(members: list[int]) -> ForwardFit:
+    def fit(members: list[int]) -> SubsetFit:
         part = fit_simplex(true_class[members])
         loss = -float(np.log(part @ true_class[members]).mean())
-        return ForwardFit(members=members, weights=part, loss=loss)
+        return SubsetFit(members=members, weights=part, loss=loss)
 
-    def slopes(fitted: ForwardFit) -> Float64[np.ndarray, " models"]:
+    def slopes(fitted: SubsetFit) -> Float64[np.ndarray, " models"]:
         full = fitted.scattered(n_models)
         return 1 - mixture_gains(true_class, full, importance)
 

@@ -67,7 +67,7 @@ class Place:
         self.panel = shared_panel(context)
         self.panel.grant(self.slot.memory_share)
         self._n_beats, self._silent_seconds = 0, 0.0
-        with _environment(order.environment):
+        with _environment(order.environment), _ctrl_c_blocked():
             self.process = context.Process(  # type: ignore[attr-defined]
                 target=work, args=(order, stop, self.panel), name=f"worker-{self.slot.number}"
             )
@@ -150,3 +150,20 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Keep Ctrl-C from the process that is started meanwhile, and from all that it starts.
+
+    Workers are told by `stop`. A fork server ignores Ctrl-C only after its imports, and would die
+    of it with a traceback before.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

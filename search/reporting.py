@@ -32,9 +32,10 @@ from search.words import command, program
 def print_ensemble(console: Console, result: EnsembleResult) -> None:
     """Print the table of all ensembles on the test role, and the verdict."""
     report = result.report
-    for cells in (table_cells(report), asked_cells(report)):
-        if cells:
-            print_cells(console, cells, marked=report.choice)
+    print_cells(console, table_cells(report), marked=report.choice)
+    if asked := asked_cells(report):
+        console.print()
+        print_cells(console, asked, marked=report.choice)
     for reason in report.refused.values():
         _say(console, f"left out: {reason}", style="dim")
     times = "once" if report.n_test_openings == 1 else f"{report.n_test_openings} times"

@@ -278,13 +278,21 @@ class Supervisor:
         return min(max(low, expected), high)
 
     def _prune(self, study: optuna.Study, trial_number: int, ending: str) -> None:
-        """End a trial whose process is gone, unless it has ended meanwhile."""
-        with alone(study):
-            trial = study.get_trials(deepcopy=False)[trial_number]
-            if trial.state != TrialState.RUNNING:
-                return
-            study._storage.set_trial_user_attr(trial._trial_id, "ending", ending)
-            study.tell(trial_number, state=TrialState.PRUNED)
+        """End a trial whose process is gone, unless it has ended meanwhile.
+
+        On a full disk it cannot end; then it is handed back, like others whose process is gone.
+        """
+        try:
+            with alone(study):
+                trial = study.get_trials(deepcopy=False)[trial_number]
+                if trial.state != TrialState.RUNNING:
+                    return
+                study._storage.set_trial_user_attr(trial._trial_id, "ending", ending)
+                study.tell(trial_number, state=TrialState.PRUNED)
+        except DiskFullError as error:
+            logger.warning("trial %d cannot be ended, and is tried again: %s", trial_number, error)
+            self._owes_trials = True
+            return
         self.paths.trial(trial_number).checkpoint.unlink(missing_ok=True)
 
     def _look_at_ended(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
@@ -343,7 +351,10 @@ class Supervisor:
 
     def _show_stopped(self, study: optuna.Study) -> None:
         """Write into the study which slots are stopped, for `status` and the dashboard."""
-        study.set_user_attr(STOPPED_SLOTS, [each.sentence() for each in self._stopped()])
+        try:
+            study.set_user_attr(STOPPED_SLOTS, [each.sentence() for each in self._stopped()])
+        except DiskFullError as error:
+            logger.warning("only this run's screen tells of the stopped slot: %s", error)
 
     def _stopped(self) -> tuple[StoppedSlot, ...]:
         return tuple(

@@ -7,7 +7,7 @@ from spaces.errors import SpaceError
 from spaces.strict import STRICT
 
 Family = Literal["plain", "residual"]
-Stem = Literal["convolution", "whitening"]
+Stem = Literal["convolution", "pooled", "whitening"]
 Pooling = Literal["max", "average", "stride"]
 Norm = Literal["batch", "group", "none"]
 Activation = Literal["relu", "leaky_relu", "gelu", "silu"]
@@ -48,9 +48,10 @@ class Architecture:
     family: Family
     """`residual` adds each stage's input around its later convolutions."""
     stem: Stem
-    """`whitening` freezes the first filters at the principal patches of the training images."""
+    """`whitening` freezes the first filters at the principal patches of the training images;
+    `pooled` halves the resolution at once, as networks of tutorials do: a third less work."""
     stem_width: int
-    """Channels after a `convolution` stem; a `whitening` stem sets its own number."""
+    """Channels after a trained stem; a `whitening` stem sets its own number."""
     stages: tuple[Stage, ...]
     """One entry for each resolution, the first one next to the stem."""
     pooling: Pooling

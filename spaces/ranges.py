@@ -48,9 +48,10 @@ class Space:
     families: Choices[Family] = ("plain", "residual")
     """Which builder makes the network."""
     stems: Choices[Stem] = ("whitening", "convolution")
-    """First layer: frozen whitening filters, or a trained convolution."""
+    """First layer: frozen whitening filters, or a trained convolution; `pooled`, one that halves
+    the resolution, is for those who ask for it."""
     stem_widths: Choices[int] = (16,)
-    """Channels after a `convolution` stem."""
+    """Channels after a trained stem."""
     depth: IntRange = (2, 4)
     """Stages, each at half the resolution of the one before; fewer where images are small."""
     width: IntRange = (8, 48)

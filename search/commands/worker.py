@@ -2,11 +2,16 @@
 
 import json as json_format
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from search.errors import NothingToDoError
+from search.interruption import Interruption, watched_signals
 from search.paths import DEFAULT_STUDIES
 from search.words import n_of
 
@@ -48,7 +53,6 @@ def main(
 
     from search.config import validate_config  # noqa: PLC0415
     from search.durations import parse_duration  # noqa: PLC0415
-    from search.interruption import watched_signals  # noqa: PLC0415
     from search.joining import JoinRequest, work_on_study  # noqa: PLC0415
     from search.live import LiveView  # noqa: PLC0415
     from search.running import Observer  # noqa: PLC0415
@@ -73,7 +77,11 @@ def main(
         wait_seconds=parse_duration(wait) if wait else 0.0,
     )
     progress = Console(stderr=True)
-    with watched_signals() as interruption, LiveView(console=progress) as view:
+    with (
+        watched_signals() as interruption,
+        LiveView(console=progress) as view,
+        _leaving_when_interrupted(interruption, name),
+    ):
         observer = Observer(
             on_change=view.show,
             on_shortage=view.show_shortage,
@@ -112,3 +120,15 @@ def main(
             soft_wrap=True,
         )
     return interruption.exit_code if joined.end.interrupted else 0
+
+
+@contextmanager
+def _leaving_when_interrupted(interruption: Interruption, name: str) -> Iterator[None]:
+    """End with the signal's exit code where somebody stops the wait for a study."""
+    try:
+        yield
+    except NothingToDoError:
+        if not interruption():
+            raise
+        print(f"worker: interrupted; study {name!r} has not been made yet", file=sys.stderr)
+        raise SystemExit(interruption.exit_code) from None

@@ -69,12 +69,15 @@ def build_stem(architecture: Architecture, task: Task) -> tuple[nn.Sequential, i
     else:
         width, norm = architecture.stem_width, architecture.norm
         convolution = _convolution(task.channels, width, max(3, stride + 1), norm, stride=stride)
+        size = -(-task.image_size // stride)
+        is_pooled = architecture.stem == "pooled" and size >= 4
         layers = [
             convolution,
+            *([nn.MaxPool2d(2)] if is_pooled else []),
             *_build_norm(norm, width),
             build_activation(architecture.activation),
         ]
-        size = -(-task.image_size // stride)
+        size = size // 2 if is_pooled else size
     return nn.Sequential(*layers), convolution.out_channels, size
 
 

@@ -36,7 +36,7 @@ def test_a_search_whose_processes_are_killed_has_all_its_trials_once(
 ) -> None:
     paths = StudyPaths(tmp_path / benchmark.NAME)
     attack = benchmark.Attack(
-        paths=paths, n_trials=8, seconds_between_kills=0.3, trials_between_kills=2
+        paths=paths, n_trials=8, n_epochs=4, seconds_between_kills=0.3, trials_between_kills=2
     )
     poller = benchmark.Poller(paths)
 

@@ -158,6 +158,9 @@ def test_the_rule_follows_the_errors_of_the_best_model(
     assert choose_method(pool_with_errors(50)) == "llp"
     assert build(pool_with_errors(49)).method == "bagged_greedy"
     assert build(pool_with_errors(50)).method == "llp"
+    enough = pool_of([[0.4] * 50 + [0.9] * 350, [0.3] * 100 + [0.6] * 300])
+    assert choose_method(enough) == "stack"
+    assert choose_method(enough.select_images(np.arange(399))) == "llp"
 
 
 def test_stacking_is_left_out_below_the_images_it_needs(random_pool: RandomPool) -> None:

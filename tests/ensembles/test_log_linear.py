@@ -100,3 +100,17 @@ def test_models_worse_than_knowing_nothing_leave_one_that_hardly_speaks() -> Non
     limited = fit_log_linear(Pool.from_arrays(probabilities=wrong, labels=labels), max_members=1)
 
     assert weights.tolist() == limited.tolist() == [0.05, 0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_both_ways_never_end_in_more_loss_than_one(
+    random_pool: Callable[..., Pool], seed: int
+) -> None:
+    pool = random_pool(n_models=12, n_images=300, seed=seed)
+    problem = pose_log_linear(pool)
+
+    up = fit_log_linear(pool, max_members=3)
+    both = fit_log_linear(pool, max_members=3, both_ways=True)
+
+    assert np.count_nonzero(both) <= 3
+    assert problem.loss_and_slopes(both)[0] <= problem.loss_and_slopes(up)[0] + 1e-6

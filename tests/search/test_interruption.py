@@ -163,6 +163,29 @@ def test_a_trial_killed_between_rungs_and_at_one_equals_an_unbroken_one(tmp_path
 
 
 @pytest.mark.slow
+def test_ctrl_c_while_workers_are_being_started_is_answered_quietly(shell: Shell) -> None:
+    command = shell.start("run", *LONGER, "--trials", "2")
+
+    def imports_begin() -> bool:
+        children = Path(f"/proc/{command.process.pid}/task/{command.process.pid}/children")
+        words = [
+            Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8")
+            for child in children.read_text(encoding="utf-8").split()
+        ]
+        return any("forkserver" in each for each in words)
+
+    command.wait_for(imports_begin)
+    os.killpg(command.process.pid, signal.SIGINT)
+    stopped = command.wait()
+    ran = shell.run("resume", "digits")
+
+    assert stopped.code == 130, stopped.err
+    assert "Traceback" not in stopped.err
+    assert ran.code == 0, ran.err
+    assert_whole(shell, n_trials=2)
+
+
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_and_what_is_finished_stays(shell: Shell) -> None:
     command = start_and_wait_for_reports(shell)
     command.wait_for(lambda: "COMPLETE" in read_states(command.database))

@@ -201,6 +201,24 @@ def test_a_host_may_come_before_the_study(tmp_path: Path) -> None:
     assert study.record.config.name == "late"
 
 
+def test_a_host_that_waits_can_be_sent_away(tmp_path: Path) -> None:
+    shell = Shell(folder=tmp_path)
+    worker = shell.start("worker", "late", "--wait", "5m", "--studies", str(tmp_path))
+    status = Path(f"/proc/{worker.process.pid}/status")
+
+    def minds_the_signal() -> bool:
+        caught = next(line for line in status.read_text().splitlines() if "SigCgt" in line)
+        return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+    worker.wait_for(minds_the_signal)
+    worker.process.terminate()
+    ran = worker.wait()
+
+    assert ran.code == 143
+    assert "worker: interrupted; study 'late' has not been made yet" in ran.err
+    assert "Traceback" not in ran.err
+
+
 def add_finished(study: Study, host: str) -> None:
     """Add a trial that a host has finished; its files are there."""
     open_study(study.paths).add_trial(
