@@ -1,10 +1,10 @@
 """What an ensemble may cost: how many members, how much of each limited resource."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 
 from ensembles.errors import EnsembleError
 
@@ -47,6 +47,21 @@ class Budget:
             sum(limit.costs[member] for member in members) <= limit.maximum * (1 + 1e-9)
             for limit in self.limits
         )
+
+    def shares(self, members: Collection[int]) -> Float64[np.ndarray, " members"]:
+        """Return how much of the budget each member uses: the mean over all that is limited."""
+        each = [np.full(len(members), 1 / self.max_members)]
+        each += [
+            np.array([limit.costs[member] for member in members]) / limit.maximum
+            for limit in self.limits
+        ]
+        shares: np.ndarray = np.mean(each, axis=0)
+        return shares
+
+    def spared(self, part: float) -> "Budget":
+        """Return a budget of as many members, with a part of everything else."""
+        limits = (replace(limit, maximum=limit.maximum * part) for limit in self.limits)
+        return replace(self, limits=tuple(limits))
 
     def take(self, ranking: Sequence[int] | Int[np.ndarray, " models"]) -> list[int]:
         """Return the models of a ranking that fit, each beside those taken before it."""

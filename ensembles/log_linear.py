@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from ensembles.budget import Budget, Limit
 from ensembles.pool import Pool
 from ensembles.selection import rank_models, select_best
-from ensembles.subsets import SubsetFit, select_backward, select_forward
+from ensembles.subsets import SubsetFit, list_starts, select_backward, select_forward
 
 PRIOR_IMAGES = 30.0
 """Strength of the pull towards the mean of the best five; flat between 10 and 100 on a large
@@ -76,14 +76,18 @@ class LogLinearProblem:
         )
 
 
-def pose_log_linear(pool: Pool) -> LogLinearProblem:
-    """Lay out a pool for fitting, with a prior on the mean of its best five models."""
+def pose_log_linear(pool: Pool, *, max_members: int = N_PRIOR_MEMBERS) -> LogLinearProblem:
+    """Lay out a pool for fitting, with a prior on the mean of its best five models.
+
+    Where an ensemble can have only fewer, the prior is their mean: a lone model that is pulled to
+    a fifth would be told to be five times less sure.
+    """
     n_models, n_images, _ = pool.log_probabilities.shape
     by_class = np.ascontiguousarray(pool.log_probabilities.transpose(0, 2, 1))
     return LogLinearProblem(
         logarithms=by_class.reshape(n_models, -1),
         true_cells=pool.labels * n_images + np.arange(n_images),
-        prior=select_best(pool, max_members=N_PRIOR_MEMBERS),
+        prior=select_best(pool, max_members=min(max_members, N_PRIOR_MEMBERS)),
         strength=PRIOR_IMAGES / n_images,
     )
 
@@ -104,7 +108,7 @@ def fit_log_linear(
     Returns:
         One weight per model, at least 0, of any sum.
     """
-    problem = pose_log_linear(pool)
+    problem = pose_log_linear(pool, max_members=max_members)
     n_models = problem.n_models
     budget = Budget(max_members=max_members, limits=tuple(limits))
     if budget.fits(range(n_models)):
@@ -121,13 +125,13 @@ def fit_log_linear(
     def slopes(fitted: SubsetFit) -> Float64[np.ndarray, " models"]:
         return problem.loss_and_slopes(fitted.scattered(n_models))[1]
 
-    first = fit(budget.take(rank_models(pool))[:1])
-    best = select_forward(first, fit, slopes, max_members=max_members, limits=limits)
+    firsts = [fit([start]) for start in list_starts(rank_models(pool), budget)]
+    best = select_forward(firsts, fit, slopes, max_members=max_members, limits=limits)
     if both_ways:
         whole = fit(list(range(n_models)))
         shrunk = select_backward(whole, fit, slopes, max_members=max_members, limits=limits)
         best = min(best, shrunk, key=lambda fitted: fitted.loss)
-    return _at_least_one(best.scattered(n_models), first.scattered(n_models))
+    return _at_least_one(best.scattered(n_models), firsts[0].scattered(n_models))
 
 
 def _minimize(problem: LogLinearProblem) -> tuple[Float64[np.ndarray, " models"], float]:

@@ -6,13 +6,17 @@ members of a large fit at once was measured, for five of 76 models: 70.2 % and 0
 71.0 % and 0.821 upwards. The first choices of either way were made before the last ones were
 known, so in the end members are exchanged as long as that helps: 82.50 % and 0.528 nats instead
 of 82.36 % and 0.531, for five of 42 models.
+
+Where resources are limited, one dear member can stand in the way of several cheap ones, which no
+exchange of one for one reaches. So the way up then begins at more than one model, and after each
+exchange the room that it left is filled before it is judged.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 
 from ensembles.budget import Budget, Limit
 
@@ -53,8 +57,21 @@ class SubsetFit:
         )
 
 
+def list_starts(ranking: Int[np.ndarray, " models"], budget: Budget) -> list[int]:
+    """Return the models to begin with, of a ranking from the best to the worst.
+
+    For one member all of them, since there is no exchange without another; else the best one, and
+    where resources are limited also the best that use a half and a third of them at the most.
+    """
+    if budget.max_members == 1:
+        return [int(model) for model in ranking if budget.fits([int(model)])]
+    parts = (1, 1 / 2, 1 / 3) if budget.limits else (1,)
+    best = [budget.spared(part).take(ranking)[:1] for part in parts]
+    return list(dict.fromkeys(model for models in best for model in models))
+
+
 def select_forward(
-    first: SubsetFit,
+    firsts: Sequence[SubsetFit],
     fit: Callable[[list[int]], SubsetFit],
     slopes: Callable[[SubsetFit], Float64[np.ndarray, " models"]],
     *,
@@ -64,19 +81,21 @@ def select_forward(
     """Grow a fit member by member, then exchange members; all weights are fitted again each time.
 
     Args:
-        first: Where to start; may have no members.
+        firsts: Where to start, each for itself; at least one, which may have no members.
         fit: Fits weights, at least 0, to the members it is given.
         slopes: How the loss changes with each model's weight, at a fit.
         max_members: Most members of weight above 0.
         limits: What the members together may cost; who does not fit is not tried.
 
     Returns:
-        The fit after which no model's slope is below -1e-5; or one that is full, and that no
-        exchange of a member for one of the most promising models makes better.
+        The best of the fits that were reached. From each start it is one after which no model's
+        slope is below -1e-5; or one that is full, and that no exchange of a member for one of the
+        most promising models makes better.
     """
     budget = Budget(max_members=max_members, limits=tuple(limits))
     choice = _Choice(fit=fit, slopes=slopes, budget=budget)
-    return choice.improve(choice.grow(first.without_idle()))
+    reached = [choice.improve(choice.grow(first.without_idle())) for first in firsts]
+    return min(reached, key=lambda fitted: fitted.loss)
 
 
 def select_backward(
@@ -129,7 +148,8 @@ class _Choice:
     def shrink(self, current: SubsetFit) -> SubsetFit:
         """Drop members until the rest is within the budget."""
         while not self.budget.fits(current.members):
-            lightest = np.argsort(current.weights, kind="stable")[:N_TRIES_OF_A_REMOVAL]
+            shares = self.budget.shares(current.members)
+            lightest = np.argsort(current.weights / shares, kind="stable")[:N_TRIES_OF_A_REMOVAL]
             fits = [
                 self.fit([member for member in current.members if member != current.members[each]])
                 for each in lightest
@@ -154,6 +174,8 @@ class _Choice:
         for leaving in current.members if len(current.members) > 1 else ():
             rest = self.fit([member for member in current.members if member != leaving])
             fits = self._fits_with(rest, excluded=current.members, n_tries=N_TRIES_OF_AN_EXCHANGE)
+            if self.budget.limits:  # two cheap ones may come for a dear one
+                fits = [self.grow(each.without_idle()) for each in fits]
             best = min([best, *fits], key=lambda candidate: candidate.loss)
         return best.without_idle()
 

@@ -13,7 +13,8 @@ from scipy.optimize import nnls
 
 from ensembles.budget import Budget, Limit
 from ensembles.errors import EnsembleError
-from ensembles.subsets import SubsetFit, select_forward
+from ensembles.selection import select_greedily
+from ensembles.subsets import SubsetFit, list_starts, select_forward
 
 TOLERANCE = 1e-4
 """Nats of log-loss above the optimum."""
@@ -114,8 +115,10 @@ def select_simplex(
         return 1 - mixture_gains(true_class, full, importance)
 
     ranking = np.argsort(-np.log(true_class).sum(axis=1, dtype=np.float64), kind="stable")
-    first = fit(budget.take(ranking)[:1])
-    best = select_forward(first, fit, slopes, max_members=max_members, limits=limits)
+    starts = [[start] for start in list_starts(ranking, budget)]
+    greedy = select_greedily(true_class, np.ones(n_models), max_members=max_members, limits=limits)
+    firsts = [fit(members) for members in (*starts, np.flatnonzero(greedy).tolist())]
+    best = select_forward(firsts, fit, slopes, max_members=max_members, limits=limits)
     return best.scattered(n_models)
 
 

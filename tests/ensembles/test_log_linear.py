@@ -1,12 +1,27 @@
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from scipy.optimize import approx_fprime
+from scipy.optimize import OptimizeResult, approx_fprime, minimize
 from scipy.special import log_softmax
 
-from ensembles.log_linear import fit_log_linear, pose_log_linear
+from ensembles.budget import Limit
+from ensembles.log_linear import LogLinearProblem, fit_log_linear, pose_log_linear
 from ensembles.pool import Pool
+
+
+def lowest_loss(problem: LogLinearProblem, members: Sequence[int]) -> OptimizeResult:
+    """Minimize the penalized loss over the weights of some models; all others have none."""
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        full = np.zeros(problem.n_models)
+        full[list(members)] = weights
+        value, slopes = problem.loss_and_slopes(full)
+        return value, slopes[list(members)]
+
+    start = np.full(len(members), 1 / len(members))
+    return minimize(loss, start, jac=True, bounds=[(0, None)] * len(members))
 
 
 def test_the_loss_is_the_log_loss_and_the_pull(random_pool: Callable[..., Pool]) -> None:
@@ -114,3 +129,47 @@ def test_both_ways_never_end_in_more_loss_than_one(
 
     assert np.count_nonzero(both) <= 3
     assert problem.loss_and_slopes(both)[0] <= problem.loss_and_slopes(up)[0] + 1e-6
+
+
+def test_a_lone_member_is_not_pulled_to_a_fifth(random_pool: Callable[..., Pool]) -> None:
+    pool = random_pool(n_models=8, n_images=60)
+
+    weights = fit_log_linear(pool, max_members=1)
+
+    (chosen,) = np.flatnonzero(weights)
+    alone = lowest_loss(pose_log_linear(pool.select([int(chosen)]), max_members=1), [0])
+    assert weights[chosen] == pytest.approx(alone.x[0], abs=0.01)
+
+
+def test_a_dear_model_makes_room_for_several_cheap_ones() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(4, size=1000)
+    logits = generator.normal(size=(5, 1000, 4))
+    logits[:, np.arange(1000), labels] += np.array([1.9, 1.7, 1.7, 1.7, 1.7])[:, None]
+    pool = Pool.from_arrays(logits=logits, labels=labels)
+    limit = Limit(name="ms", costs=(1.0, 0.25, 0.25, 0.25, 0.25), maximum=1.0)
+
+    weights = fit_log_linear(pool, max_members=5, limits=[limit])
+
+    assert np.flatnonzero(weights).tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_under_a_limit_the_members_are_nearly_the_best_there_are(
+    random_pool: Callable[..., Pool], seed: int
+) -> None:
+    pool = random_pool(n_models=7, n_images=300, seed=seed)
+    costs = np.random.default_rng(seed).uniform(0.1, 1, 7)
+    limit = Limit(name="ms", costs=tuple(costs.tolist()), maximum=1.2)
+    problem = pose_log_linear(pool)
+
+    chosen = fit_log_linear(pool, max_members=5, limits=[limit])
+    reached = problem.loss_and_slopes(chosen)[0]
+
+    affordable = [
+        members
+        for size in (1, 2, 3, 4)
+        for members in itertools.combinations(range(7), size)
+        if costs[list(members)].sum() <= 1.2
+    ]
+    assert reached <= min(lowest_loss(problem, each).fun for each in affordable) + 0.01

@@ -21,16 +21,16 @@ def slopes(fitted: SubsetFit) -> np.ndarray:
 
 
 def test_the_models_that_lower_the_loss_most_come_first() -> None:
-    assert select_forward(fit([]), fit, slopes, max_members=1).members == [1]
-    assert select_forward(fit([]), fit, slopes, max_members=2).members == [1, 3]
+    assert select_forward([fit([])], fit, slopes, max_members=1).members == [1]
+    assert select_forward([fit([])], fit, slopes, max_members=2).members == [1, 3]
 
 
 def test_growing_stops_when_no_slope_is_worth_a_member() -> None:
-    assert select_forward(fit([]), fit, slopes, max_members=5).members == [1, 3]
+    assert select_forward([fit([])], fit, slopes, max_members=5).members == [1, 3]
 
 
 def test_a_member_whose_weight_falls_to_zero_makes_room() -> None:
-    grown = select_forward(fit([2]), fit, slopes, max_members=2)
+    grown = select_forward([fit([2])], fit, slopes, max_members=2)
 
     assert grown.members == [1, 3]
     np.testing.assert_array_equal(grown.scattered(5), [0, 3, 0, 2, 0])
@@ -40,7 +40,7 @@ def test_growing_stops_when_a_fit_is_no_better() -> None:
     def flat(members: list[int]) -> SubsetFit:
         return SubsetFit(members=members, weights=np.ones(len(members)), loss=1.0)
 
-    assert select_forward(flat([0]), flat, slopes, max_members=3).members == [0]
+    assert select_forward([flat([0])], flat, slopes, max_members=3).members == [0]
 
 
 def test_a_first_member_that_the_last_ones_replace_is_exchanged() -> None:
@@ -57,8 +57,8 @@ def test_a_first_member_that_the_last_ones_replace_is_exchanged() -> None:
         return slopes
 
     first = fit_columns([])
-    one = select_forward(first, fit_columns, slopes_of, max_members=1)
-    two = select_forward(first, fit_columns, slopes_of, max_members=2)
+    one = select_forward([first], fit_columns, slopes_of, max_members=1)
+    two = select_forward([first], fit_columns, slopes_of, max_members=2)
 
     assert one.members == [0]
     assert sorted(two.members) == [1, 2]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ensembles import weighting
 from ensembles.errors import EnsembleError
 from ensembles.pool import Pool
+from ensembles.selection import select_greedily
 from ensembles.weighting import fit_shrunk, fit_simplex, mixture_gains, select_simplex
 
 
@@ -120,3 +121,19 @@ def test_a_limit_that_does_not_bind_changes_nothing(random_pool: Callable[..., P
     np.testing.assert_array_equal(
         select_simplex(true_class, max_members=8), fit_simplex(true_class)
     )
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("max_members", [1, 2, 3])
+def test_few_members_are_never_worse_than_those_drawn_greedily(
+    random_pool: Callable[..., Pool], seed: int, max_members: int
+) -> None:
+    true_class = random_pool(n_models=13, n_images=60, seed=seed, skill=0.5).true_class()
+
+    chosen, drawn = (
+        select_simplex(true_class, max_members=max_members),
+        select_greedily(true_class, np.ones(13), max_members=max_members),
+    )
+
+    losses = [-np.log(weights @ true_class).mean() for weights in (chosen, drawn)]
+    assert losses[0] <= losses[1] + 1e-6
