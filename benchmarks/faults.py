@@ -276,7 +276,7 @@ def count(study: Study, asked: int) -> Count:
 
 def measure(flags: argparse.Namespace) -> Outcome:
     """Attack a search; see the module."""
-    n_trials, n_epochs, pause = (40, 4, 2.0) if flags.quick else (300, 32, 3.0)
+    n_trials, n_epochs, pause = (40, 8, 1.5) if flags.quick else (300, 32, 3.0)
     with TemporaryDirectory() as folder:
         paths = StudyPaths(Path(folder) / NAME)
         attack = Attack(

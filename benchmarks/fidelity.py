@@ -69,7 +69,7 @@ def measure(flags: argparse.Namespace) -> Outcome:
     """Run the searches that are not done yet, and compare all; see the module."""
     settings = _settings(flags)
     work = flags.work or Path(tempfile.mkdtemp(prefix="fidelity-"))
-    budget = parse_duration(flags.budget or ("12s" if flags.quick else "40m"))
+    budget = parse_duration(flags.budget or ("8s" if flags.quick else "40m"))
     n_seeds = flags.seeds or (1 if flags.quick else 3)
     _decode(settings, work)
     searches = [

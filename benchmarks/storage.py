@@ -78,7 +78,8 @@ class Load:
     p99_trial: float
     slowest_trial: float
     n_errors: int
-    kinds: Counter[str]
+    kinds: dict[str, int]
+    """How often each error came, the most frequent first."""
     n_twice: int
     """Waiting trials that were begun more than once."""
     n_incomplete: int
@@ -203,7 +204,7 @@ def _sum_up(paths: StudyPaths, done: Sequence[Work]) -> Load:
         p99_trial=float(np.quantile(trials, 0.99)),
         slowest_trial=max(trials),
         n_errors=sum(len(one.errors) for one in done),
-        kinds=Counter(error for one in done for error in one.errors),
+        kinds=dict(Counter(error for one in done for error in one.errors).most_common()),
         n_twice=sum(count > 1 for count in begun.values()),
         n_incomplete=incomplete,
         n_running=states.get("RUNNING", 0),
@@ -476,7 +477,7 @@ def _outcome(ours: Side, theirs: Side, status: tuple[float, float], n_trials: in
         remarks=[
             f"{who}: {count} times {kind}"
             for who, side in (("ours", ours), ("theirs", theirs))
-            for kind, count in side.load.kinds.most_common(3)
+            for kind, count in list(side.load.kinds.items())[:3]
         ],
     )
 
