@@ -94,7 +94,7 @@ class Report:
 
     rows: tuple[Row, ...]
     choice: Method
-    """Made before the test images were opened."""
+    """Made before the test images were opened, unless `is_asked_for`."""
     single: str
     """The best single model, by log-loss on the fitting images."""
     comparison: Comparison
@@ -119,6 +119,8 @@ class Report:
     """How the probabilities become labels, in all rows but those of votes."""
     against_seeds: Comparison | None = None
     """Of the choice with the mean of trainings of one recipe, in the place of the single model."""
+    is_asked_for: bool = False
+    """Whether a user named the choice, perhaps after a look at the test images."""
     n_folds: int | None = None
     """Where each member, the single model too, is the mean of as many networks that learned
     without a fold; the fit was on the folds that they did not see."""
@@ -155,6 +157,7 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
     decision: Decision = MOST_PROBABLE,
     requested: Sequence[str] = (),
     folds: Mapping[str, Sequence[str]] | None = None,
+    is_asked_for: bool = False,
 ) -> Report:
     """Evaluate ensembles on test images and compare the chosen one with the best single model.
 
@@ -171,6 +174,7 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
         requested: Names of further metrics for each row; see `find_metric`.
         folds: Where each model of the fitting pool is the mean of networks that learned without
             a fold: their names in the pool of the test images, by fold.
+        is_asked_for: Whether a user named the choice.
 
     Returns:
         The report.
@@ -243,6 +247,7 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
         against_seeds=(
             compare_with("seeds") if "seeds" in predictions and choice != "seeds" else None
         ),
+        is_asked_for=is_asked_for,
         n_folds=len(folds[single.names[0]]) if folds else None,
         **_reliabilities(deploy(ensembles[choice], folds), test_pool),
     )
