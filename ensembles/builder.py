@@ -109,11 +109,10 @@ def build(
         The ensemble; every member has a weight above 0.
 
     Raises:
-        EnsembleError: `max_members` is below 1, no model fits the limits, or there are too few
-            images for the method.
+        EnsembleError: There is no such method, `max_members` is below 1, no model fits the
+            limits, or there are too few images for the method.
     """
-    if max_members < 1:
-        raise EnsembleError(f"max_members must be at least 1, got {max_members}.")
+    _check_wishes(method, max_members)
     chosen: Method = choose_method(pool) if method == "auto" else method
     refused = explain_refusal(pool, chosen, limits)
     if refused is not None:
@@ -140,6 +139,15 @@ def build(
         combination=combination,
         n_images=pool.n_images,
     )
+
+
+def _check_wishes(method: str, max_members: int) -> None:
+    if method not in ("auto", *_FITTERS):
+        raise EnsembleError(f"method must be one of auto, {', '.join(_FITTERS)}, got {method!r}.")
+    if not isinstance(max_members, int | np.integer):
+        raise EnsembleError(f"max_members must be a whole number, got {max_members!r}.")
+    if max_members < 1:
+        raise EnsembleError(f"max_members must be at least 1, got {max_members}.")
 
 
 def _rank_affordable(pool: Pool, limits: Sequence[Limit]) -> Int[np.ndarray, " candidates"]:

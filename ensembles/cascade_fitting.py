@@ -19,11 +19,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from ensembles.builder import Ensemble, build
 from ensembles.cascade import Cascade, Stage
 from ensembles.combination import Combination
+from ensembles.decision import MOST_PROBABLE, Decision
 from ensembles.errors import EnsembleError
 from ensembles.methods import Method
 from ensembles.pool import Pool
@@ -47,7 +48,13 @@ def can_cascade(ensemble: Ensemble) -> bool:
     )
 
 
-def fit_cascade(ensemble: Ensemble, pool: Pool, *, max_loss: float = MAX_LOSS) -> Cascade:
+def fit_cascade(
+    ensemble: Ensemble,
+    pool: Pool,
+    *,
+    max_loss: float = MAX_LOSS,
+    decision: Decision = MOST_PROBABLE,
+) -> Cascade:
     """Turn an ensemble into a cascade that loses almost nothing.
 
     The members run from the cheapest to the dearest, or from the one of lowest log-loss to that
@@ -60,6 +67,8 @@ def fit_cascade(ensemble: Ensemble, pool: Pool, *, max_loss: float = MAX_LOSS) -
             probabilities.
         pool: The images that the ensemble was fitted on; its costs are those of the members.
         max_loss: Accuracy on these images that may be lost, as a share.
+        decision: How the cascade's probabilities become labels; when it stops hangs on the
+            probabilities alone.
 
     Returns:
         The cascade.
@@ -77,7 +86,7 @@ def fit_cascade(ensemble: Ensemble, pool: Pool, *, max_loss: float = MAX_LOSS) -
         tuple(int(position) for position in np.argsort(keys, kind="stable"))
         for keys in (members.costs, members.log_losses())
     }
-    fitted = [_fit_order(ensemble, members, order, max_loss) for order in sorted(orders)]
+    fitted = [_fit_order(ensemble, members, order, max_loss, decision) for order in sorted(orders)]
     return min(fitted, key=lambda each: _cost_share(each, members))
 
 
@@ -86,7 +95,11 @@ def _cost_share(cascade: Cascade, members: Pool) -> float:
 
 
 def _fit_order(
-    ensemble: Ensemble, members: Pool, order: Sequence[int], max_loss: float
+    ensemble: Ensemble,
+    members: Pool,
+    order: Sequence[int],
+    max_loss: float,
+    decision: Decision,
 ) -> Cascade:
     n_members = len(order)
     combinations = [
@@ -95,7 +108,8 @@ def _fit_order(
     combinations.append(ensemble.combination.select(order))
     ordered = members.log_probabilities[list(order)]
     combined = [each.combine(ordered[: each.n_members]) for each in combinations]
-    thresholds = [*_choose_thresholds(combined, members.labels, max_loss), 0.0]
+    right = np.stack([decision.decide(each) == members.labels for each in combined])
+    thresholds = [*_choose_thresholds(combined, right, max_loss), 0.0]
     return Cascade(
         order=tuple(order),
         stages=tuple(
@@ -117,7 +131,7 @@ def _fit_prefix(ensemble: Ensemble, prefix: Pool) -> Combination:
 
 def _choose_thresholds(
     combined: Sequence[Float64[np.ndarray, "images classes"]],
-    labels: Int64[np.ndarray, " images"],
+    right: Bool[np.ndarray, "stages images"],
     max_loss: float,
 ) -> list[float | None]:
     """Return the threshold of every stage but the last; None where no image may go.
@@ -125,13 +139,13 @@ def _choose_thresholds(
     Each stage may lose an equal part of `max_loss`, and what those before it left over. What
     they gained by chance is not handed on: it would pay for losses that are real.
     """
-    right = np.stack([each.argmax(axis=1) == labels for each in combined])
     n_early = len(combined) - 1
-    waiting = np.ones(len(labels), dtype=np.bool_)
+    n_images = right.shape[1]
+    waiting = np.ones(n_images, dtype=np.bool_)
     spent = 0
     thresholds: list[float | None] = []
     for stage in range(n_early):
-        allowed = max_loss * len(labels) * (stage + 1) / n_early - spent
+        allowed = max_loss * n_images * (stage + 1) / n_early - spent
         confidence = np.exp(combined[stage].max(axis=1))
         lost = right[-1].astype(np.int64) - right[stage]
         threshold = find_lowest_harmless(confidence[waiting], lost[waiting], allowed)

@@ -113,8 +113,10 @@ class Comparison:
                 "The best single trial is the choice itself: there is no ensemble to compare, "
                 f"accuracy {self.accuracy:.2%} on {self.n_images:,} test images."
             ).replace("%", " %")
-        plural = "member" if n_members == 1 else "members"
-        return f"The ensemble ({method}, {n_members} {plural}) is {self.finding(cost_ratio)}"
+        if n_members == 1:
+            weighed = "re-weighted trial" if method in ("llp", "stack") else "model"
+            return f"One {weighed} ({method}) is {self.finding(cost_ratio)}"
+        return f"The ensemble ({method}, {n_members} members) is {self.finding(cost_ratio)}"
 
     def finding(self, cost_ratio: float = 1.0) -> str:
         """Say what was found, as what follows the name of the first model and `is`.
@@ -201,6 +203,7 @@ def compare(  # noqa: PLR0913 - two predictions, and what of them decides
     *,
     metric: MetricName = "accuracy",
     decision: Decision = MOST_PROBABLE,
+    single_decision: Decision | None = None,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
@@ -212,7 +215,8 @@ def compare(  # noqa: PLR0913 - two predictions, and what of them decides
         labels: The true classes.
         metric: What decides. Accuracy, and log-loss, which is told anyway, leave it to McNemar's
             test; balanced accuracy and macro F1 have an interval of their own.
-        decision: How the predictions of both become labels.
+        decision: How the predictions of the ensemble become labels.
+        single_decision: How those of the single model do; None: in the same way.
         n_resamples: Bootstrap samples behind the interval of the log-loss.
         seed: Of the bootstrap.
 
@@ -224,7 +228,10 @@ def compare(  # noqa: PLR0913 - two predictions, and what of them decides
     """
     if len(labels) == 0:
         raise EnsembleError("a comparison needs at least one test image, got none.")
-    scores = decision.score(ensemble_log_probabilities), decision.score(single_log_probabilities)
+    scores = (
+        decision.score(ensemble_log_probabilities),
+        (single_decision or decision).score(single_log_probabilities),
+    )
     ensemble_right, single_right = (each.argmax(axis=1) == labels for each in scores)
     n_better = int((ensemble_right & ~single_right).sum())
     n_worse = int((single_right & ~ensemble_right).sum())

@@ -127,11 +127,20 @@ def find_front(  # noqa: PLR0913 - two pools, and what `build` takes
     )
 
 
+def check_front_method(method: Method | Literal["auto"]) -> None:
+    """Refuse a method whose ensembles a front cannot compare.
+
+    Raises:
+        EnsembleError: It is a vote.
+    """
+    if method in ("vote", "weighted_vote"):
+        raise EnsembleError("votes have no log-loss, so a front cannot compare them.")
+
+
 def _check(
     pool: Pool, costs: Mapping[str, Sequence[float]], budgets: Sequence[float], method: Method
 ) -> None:
-    if method in ("vote", "weighted_vote"):
-        raise EnsembleError("votes have no log-loss, so a front cannot compare them.")
+    check_front_method(method)
     if not costs:
         raise EnsembleError("a front needs the costs of at least one resource, got none.")
     for name, values in costs.items():

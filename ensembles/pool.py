@@ -5,15 +5,17 @@ product of small numbers is only safe there. A logarithm below -30 says no more 
 and one image with -80 would decide every fit, so all values are clipped at -30.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
 
 from ensembles.errors import EnsembleError
 from ensembles.pool_files import (
+    NEGATIVE_TOLERANCE,
     SUM_TOLERANCE,
     Kind,
     StoredPredictions,
@@ -47,11 +49,11 @@ class Pool:
     def from_arrays(  # noqa: PLR0913 - three spellings of the same argument
         cls,
         *,
-        labels: np.ndarray,
+        labels: np.ndarray | Sequence[int],
         probabilities: np.ndarray | Sequence[np.ndarray] | None = None,
         log_probabilities: np.ndarray | Sequence[np.ndarray] | None = None,
         logits: np.ndarray | Sequence[np.ndarray] | None = None,
-        names: Sequence[str] | None = None,
+        names: Iterable[object] | None = None,
         costs: Sequence[float] | np.ndarray | None = None,
         class_names: Sequence[str] | None = None,
     ) -> "Pool":
@@ -60,9 +62,9 @@ class Pool:
         Args:
             labels: The true class of each image, from 0.
             probabilities: (models, images, classes), or one (images, classes) array per model.
-            log_probabilities: The same, as natural logarithms.
+            log_probabilities: The same, as natural logarithms; that of 0 is -inf.
             logits: The same, before softmax.
-            names: One per model; default "0", "1", ...
+            names: One per model, such as its number; default "0", "1", ...
             costs: One per model; default 1.
             class_names: One per class; default "0", "1", ...
 
@@ -278,13 +280,25 @@ def _read(path: Path) -> StoredPredictions:
 
 
 def _agree_on_kind(stored: StoredPredictions, asked: Kind | None) -> Kind:
+    if asked is not None and asked not in get_args(Kind):
+        raise EnsembleError(f"kind must be one of {', '.join(get_args(Kind))}, got {asked!r}.")
     if asked is not None and stored.kind not in (None, asked):
         raise EnsembleError(f"the file holds {stored.kind}, {asked} were asked for.")
     return asked or stored.kind or tell_kind(stored.models)
 
 
 def _as_models(values: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
-    models = [np.asarray(model) for model in values]
+    if getattr(values, "ndim", None) == 2:
+        raise EnsembleError(
+            f"one array of shape {tuple(np.shape(values))} is one model; give it as [array]."
+        )
+    try:
+        models = [np.asarray(model) for model in values]
+    except (TypeError, ValueError) as error:
+        raise EnsembleError(
+            "predictions must be one array (models, images, classes) or a list of one array "
+            f"(images, classes) for each model, got {type(values).__name__}: {error}."
+        ) from error
     if not models:
         raise EnsembleError("a pool needs at least one model, got none.")
     for model in models:
@@ -307,6 +321,8 @@ def _to_log_probabilities(
     values: np.ndarray, kind: Kind, name: str
 ) -> Float32[np.ndarray, "images classes"]:
     wide = values.astype(np.float32)
+    if kind == "log_probabilities":
+        wide[np.isneginf(wide)] = MIN_LOG_PROBABILITY
     if not np.isfinite(wide).all():
         n_bad = int((~np.isfinite(wide).all(axis=1)).sum())
         raise EnsembleError(
@@ -320,7 +336,7 @@ def _to_log_probabilities(
 
 
 def _check_sums(values: np.ndarray, kind: Kind, name: str) -> None:
-    if kind == "probabilities" and values.min() < 0:
+    if kind == "probabilities" and values.min() < -NEGATIVE_TOLERANCE:
         raise EnsembleError(f"model {name}: a probability is negative, {values.min():.4g}.")
     # 50 is far above any sum that is accepted, and keeps the exponential of logits finite
     probabilities = values if kind == "probabilities" else np.exp(np.minimum(values, 50.0))
@@ -334,22 +350,29 @@ def _check_sums(values: np.ndarray, kind: Kind, name: str) -> None:
 
 
 def _checked_labels(
-    labels: np.ndarray, *, n_images: int, n_classes: int
+    labels: np.ndarray | Sequence[int], *, n_images: int, n_classes: int
 ) -> Int64[np.ndarray, " images"]:
-    if labels.shape != (n_images,) or not np.issubdtype(labels.dtype, np.integer):
+    wanted = f"labels must be {n_images} whole numbers, one for each image"
+    if labels is None:
+        raise EnsembleError(f"{wanted}, got None.")
+    try:
+        given = np.asarray(labels)
+    except (TypeError, ValueError) as error:
+        raise EnsembleError(f"{wanted}, got {type(labels).__name__}: {error}.") from error
+    if given.shape != (n_images,) or not np.issubdtype(given.dtype, np.integer):
+        raise EnsembleError(f"{wanted}, got shape {given.shape} of {given.dtype}.")
+    if given.min() < 0 or given.max() >= n_classes:
         raise EnsembleError(
-            f"labels must be {n_images} whole numbers, one for each image, "
-            f"got shape {labels.shape} of {labels.dtype}."
+            f"labels must lie between 0 and {n_classes - 1}, got {given.min()} to {given.max()}."
         )
-    if labels.min() < 0 or labels.max() >= n_classes:
-        raise EnsembleError(
-            f"labels must lie between 0 and {n_classes - 1}, got {labels.min()} to {labels.max()}."
-        )
-    return labels.astype(np.int64)
+    return given.astype(np.int64)
 
 
-def _unique_names(names: Sequence[str] | None, count: int, what: str) -> tuple[str, ...]:
-    unique = tuple(str(number) for number in range(count)) if names is None else tuple(names)
+def _unique_names(names: Iterable[object] | None, count: int, what: str) -> tuple[str, ...]:
+    try:
+        unique = tuple(str(name) for name in (range(count) if names is None else names))
+    except TypeError as error:
+        raise EnsembleError(f"{what} names must be a list, got {names!r}.") from error
     if len(unique) != count or len(set(unique)) != count:
         raise EnsembleError(
             f"a pool of {count} needs {count} different {what} names, got {', '.join(unique)}."
@@ -360,7 +383,10 @@ def _unique_names(names: Sequence[str] | None, count: int, what: str) -> tuple[s
 def _checked_costs(
     costs: Sequence[float] | np.ndarray | None, n_models: int
 ) -> Float[np.ndarray, " models"]:
-    checked = np.ones(n_models) if costs is None else np.asarray(costs, dtype=np.float64)
+    try:
+        checked = np.ones(n_models) if costs is None else np.asarray(costs, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise EnsembleError(f"costs must be {n_models} numbers above 0: {error}.") from error
     if checked.shape != (n_models,) or not (np.isfinite(checked) & (checked > 0)).all():
         raise EnsembleError(
             f"a pool of {n_models} needs {n_models} finite costs above 0, got {checked.tolist()}."

@@ -21,6 +21,9 @@ Kind = Literal["probabilities", "log_probabilities", "logits"]
 SUM_TOLERANCE = 0.02
 """Half-precision rounding moves a row's sum by less than 0.01; logits miss 1 by far more."""
 
+NEGATIVE_TOLERANCE = 1e-6
+"""A probability that rounding brought below 0 by at most this is 0."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredPredictions:
@@ -57,7 +60,7 @@ def read_folder(folder: Path) -> StoredPredictions:
             f"a folder of predictions needs labels.npy and one .npy for each model, got {found}."
         )
     classes = folder / "classes.txt"
-    lines = classes.read_text(encoding="utf-8").splitlines() if classes.is_file() else []
+    lines = _read_lines(classes) if classes.is_file() else []
     names = tuple(line.strip() for line in lines if line.strip())
     return StoredPredictions(models=arrays, labels=labels, class_names=names or None)
 
@@ -118,7 +121,9 @@ def tell_kind(models: Mapping[str, np.ndarray]) -> Kind:
         EnsembleError: The models differ in it.
     """
     kinds = {
-        name: _tell(model) for name, model in models.items() if np.isfinite(_as_float(model)).all()
+        name: _tell(model)
+        for name, model in models.items()
+        if (_as_float(model) < np.inf).all()  # not NaN; the logarithm of 0 tells as much as others
     }
     first = next(iter(kinds), None)
     if first is None:
@@ -151,7 +156,7 @@ def _split_models(
 
 def _tell(model: np.ndarray) -> Kind:
     values = _as_float(model)
-    if values.min() >= 0 and _sums_to_one(values):
+    if values.min() >= -NEGATIVE_TOLERANCE and _sums_to_one(values):
         return "probabilities"
     if values.max() <= SUM_TOLERANCE and _sums_to_one(np.exp(values)):
         return "log_probabilities"
@@ -168,6 +173,13 @@ def _as_float(model: np.ndarray) -> np.ndarray:
 
 def _sums_to_one(values: np.ndarray) -> bool:
     return bool((np.abs(values.sum(axis=-1) - 1) <= SUM_TOLERANCE).all())
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnsembleError(f"{path.name} must be text in UTF-8: {error}.") from error
 
 
 def _load_array(path: Path) -> np.ndarray:

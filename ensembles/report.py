@@ -94,7 +94,7 @@ class Report:
 
     rows: tuple[Row, ...]
     choice: Method
-    """Made before the test images were opened."""
+    """Made before the test images were opened, unless `is_asked_for`."""
     single: str
     """The best single model, by log-loss on the fitting images."""
     comparison: Comparison
@@ -119,6 +119,8 @@ class Report:
     """How the probabilities become labels, in all rows but those of votes."""
     against_seeds: Comparison | None = None
     """Of the choice with the mean of trainings of one recipe, in the place of the single model."""
+    is_asked_for: bool = False
+    """Whether a user named the choice, perhaps after a look at the test images."""
     n_folds: int | None = None
     """Where each member, the single model too, is the mean of as many networks that learned
     without a fold; the fit was on the folds that they did not see."""
@@ -155,6 +157,7 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
     decision: Decision = MOST_PROBABLE,
     requested: Sequence[str] = (),
     folds: Mapping[str, Sequence[str]] | None = None,
+    is_asked_for: bool = False,
 ) -> Report:
     """Evaluate ensembles on test images and compare the chosen one with the best single model.
 
@@ -171,6 +174,7 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
         requested: Names of further metrics for each row; see `find_metric`.
         folds: Where each model of the fitting pool is the mean of networks that learned without
             a fold: their names in the pool of the test images, by fold.
+        is_asked_for: Whether a user named the choice.
 
     Returns:
         The report.
@@ -211,13 +215,18 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
         )
         for method, ensemble in ensembles.items()
     )
-    comparison = compare(
-        predictions[choice],
-        predictions["single"],
-        test_pool.labels,
-        metric=metric,
-        decision=decisions[choice],
-    )
+
+    def compare_with(rival: Method) -> Comparison:
+        return compare(
+            predictions[choice],
+            predictions[rival],
+            test_pool.labels,
+            metric=metric,
+            decision=decisions[choice],
+            single_decision=decisions[rival],
+        )
+
+    comparison = compare_with("single")
     chosen = next(row for row in rows if row.method == choice)
     return Report(
         rows=rows,
@@ -229,23 +238,16 @@ def evaluate_all(  # noqa: PLR0913 - what a report tells, each by its name
         ),
         refused=dict(refused or {}),
         n_test_openings=n_test_openings,
-        cascade=None if folds else _try_cascade(ensembles[choice], fit_pool, test_pool),
+        cascade=None if folds else _try_cascade(ensembles[choice], fit_pool, test_pool, decision),
         explanation=explain_members(
             ensembles[choice], fit_pool, fresh=average_folds(ensembles[choice], folds, test_pool)
         ),
         overtuning=overtuning,
-        decision=decisions[choice],
+        decision=decision,
         against_seeds=(
-            compare(
-                predictions[choice],
-                predictions["seeds"],
-                test_pool.labels,
-                metric=metric,
-                decision=decisions[choice],
-            )
-            if "seeds" in predictions and choice != "seeds"
-            else None
+            compare_with("seeds") if "seeds" in predictions and choice != "seeds" else None
         ),
+        is_asked_for=is_asked_for,
         n_folds=len(folds[single.names[0]]) if folds else None,
         **_reliabilities(deploy(ensembles[choice], folds), test_pool),
     )
@@ -287,17 +289,21 @@ def _reliabilities(ensemble: Ensemble, pool: Pool) -> dict[str, Reliability]:
     }
 
 
-def _try_cascade(ensemble: Ensemble, fit_pool: Pool, test_pool: Pool) -> CascadeFigures | None:
+def _try_cascade(
+    ensemble: Ensemble, fit_pool: Pool, test_pool: Pool, decision: Decision
+) -> CascadeFigures | None:
     if not can_cascade(ensemble):
         return None
-    cascade = fit_cascade(ensemble, fit_pool)
+    cascade = fit_cascade(ensemble, fit_pool, decision=decision)
     members = test_pool.select_names(ensemble.names)
     result = cascade.run(members.log_probabilities)
-    accuracy = METRICS["accuracy"].compute
-    reached = accuracy(result.log_probabilities, test_pool.labels)
+    reached, whole = (
+        METRICS["accuracy"].compute(decision.score(each), test_pool.labels)
+        for each in (result.log_probabilities, ensemble.predict(test_pool))
+    )
     return CascadeFigures(
         accuracy=reached,
-        accuracy_lost=accuracy(ensemble.predict(test_pool), test_pool.labels) - reached,
+        accuracy_lost=whole - reached,
         cost_share=result.cost_share(cascade, members.costs),
         mean_members=float(result.n_members_run.mean()),
     )

@@ -9,6 +9,8 @@ from search.study import Study
 from search.trained_again import list_fold_members, list_seeds, out_of_fold_pool
 from search.words import command
 
+NO_SEEDS_BESIDE_FOLDS = "seeds learn from the train role alone; beside folds they prove nothing."
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Basis:
@@ -57,7 +59,7 @@ def find_basis(study: Study) -> Basis:
             pool=out_of_fold_pool(study, members, n_folds),
             networks=members,
             n_folds=n_folds,
-            no_seeds="seeds learn from the train role alone; beside folds they prove nothing.",
+            no_seeds=NO_SEEDS_BESIDE_FOLDS,
         )
     candidates = list_candidates(study)
     seeds = tuple(list_seeds(study))

@@ -30,7 +30,7 @@ EXIT_CODES: Mapping[type[Exception], int] = {
     NothingToDoError: 3,
     SearchError: 1,
     BundleError: 2,
-    EnsembleError: 1,
+    EnsembleError: 2,
     SpaceError: 2,
 }
 COMMANDS: Mapping[str, str] = {

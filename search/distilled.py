@@ -152,9 +152,9 @@ def _judge(
     candidate = [student_candidate(trained.study, students[0])]
     fitted = build(candidate_pool(trained.study, candidate, "ens"), method="single")
     names = list(dict.fromkeys(contest.teacher.names + contest.single.names))
-    n_test_openings = count_opening(study.paths)
     members = candidate_pool(study, find_candidates(study, names), "test")
     own = candidate_pool(trained.study, candidate, "test")
+    n_test_openings = count_opening(study.paths)
     return Distilled(
         students=students,
         teacher=contest.method,

@@ -11,7 +11,7 @@ the study counts how often.
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -25,11 +25,11 @@ from ensembles.latency import Cost
 from ensembles.methods import Method
 from ensembles.metrics import find_metric
 from ensembles.overtuning import Overtuning
-from ensembles.pareto import Front, find_front
+from ensembles.pareto import Front, check_front_method, find_front
 from ensembles.pool import Pool
 from ensembles.report import Report, average_folds, deploy, evaluate_all
 from ensembles.soup import is_soup
-from search.basis import Basis, find_basis
+from search.basis import NO_SEEDS_BESIDE_FOLDS, Basis, find_basis
 from search.candidates import Candidate, candidate_pool, find_candidates, list_trainings
 from search.costs import read_costs
 from search.errors import NothingToDoError, StorageError
@@ -105,6 +105,53 @@ class EnsembleResult:
         }
 
 
+def check_ensemble(
+    study: Study,
+    *,
+    method: Method | Literal["auto"] = "auto",
+    max_latency: float | None = None,
+    max_size: float | None = None,
+    extras: Extras | None = None,
+    soup: bool = False,
+) -> None:
+    """Refuse what `build_ensemble` would refuse, before its seeds, folds or soups are made.
+
+    Args:
+        study: A study with finished trials; its settings say which seeds and folds are to come.
+        method: As in `build_ensemble`, like the limits and extras.
+        max_latency: Milliseconds that all members together may take for one image.
+        max_size: Megabytes that the weights of all members may have.
+        extras: What is reported besides.
+        soup: Whether soups are to come.
+
+    Raises:
+        NothingToDoError: No trial has finished with predictions and weights.
+        EnsembleError: The method cannot be used, nothing fits the limits, or there is no metric of
+            a name.
+    """
+    _check_extras(extras or Extras(), method)
+    basis, config = find_basis(study), study.record.config
+    awaits_folds = config.folds is not None and basis.n_folds is None
+    n_networks = (config.folds or 1) if awaits_folds else 1
+    limits = _limits(
+        study,
+        [behind * n_networks for behind in basis.networks.values()],
+        {"a latency in ms": max_latency, "a size in MB": max_size},
+    )
+    if limits:
+        build(basis.pool, method="single", limits=limits)
+    if awaits_folds:
+        basis = replace(basis, n_folds=config.folds, no_seeds=NO_SEEDS_BESIDE_FOLDS)
+    to_come = {
+        "stack": awaits_folds,  # fitted on more images
+        "seeds": config.seeds is not None and basis.n_folds is None,
+        "soup": soup and basis.n_folds is None,
+    }
+    refused = _explain_refusals(study, basis, limits)
+    if method != "auto" and method in refused and not to_come.get(method):
+        raise EnsembleError(refused[method])
+
+
 def build_ensemble(
     study: Study,
     *,
@@ -134,8 +181,7 @@ def build_ensemble(
             there is no metric of a name.
     """
     extras = extras or Extras()
-    for name in extras.metrics:
-        find_metric(name)  # before the test role is opened
+    _check_extras(extras, method)
     paths, metric = study.paths, study.record.config.metric
     basis = find_basis(study)
     choice: Method = choose_method(basis.pool) if method == "auto" else method
@@ -151,13 +197,16 @@ def build_ensemble(
         # The test role is opened for what these ensembles need, and for no other network.
         test_pool=candidate_pool(study, basis.networks_of(used), "test"),
         refused=_without_idle_refusals(study, refused),
-        n_test_openings=count_opening(paths),
         overtuning=_measure_overtuning(study),
         metric=metric,
         decision=choose_decision(metric, np.bincount(basis.pool.labels)),
         requested=extras.metrics,
         folds=basis.folds,
+        is_asked_for=method != "auto",
     )
+    front = _find_front(study, basis, ensembles[choice], max_members) if extras.front else None
+    # Nothing is left that could be refused: what is counted is shown.
+    report = replace(report, n_test_openings=count_opening(paths))
     result = EnsembleResult(
         report=report,
         selections={
@@ -165,7 +214,7 @@ def build_ensemble(
             for name, ensemble in ensembles.items()
             for deployed in [deploy(ensemble, basis.folds)]
         },
-        front=_find_front(study, basis, ensembles[choice], max_members) if extras.front else None,
+        front=front,
     )
     write_whole(paths.ensemble, json.dumps(result.to_json()).encode())
     logger.info("ensemble: %s", report.sentence)
@@ -198,6 +247,13 @@ def read_ensemble(paths: StudyPaths) -> EnsembleResult:
             f"{paths.ensemble}: cannot be read ({error}); `python -m search ensemble` writes it "
             "anew."
         ) from error
+
+
+def _check_extras(extras: Extras, method: Method | Literal["auto"]) -> None:
+    for name in extras.metrics:
+        find_metric(name)
+    if extras.front:
+        check_front_method(method)
 
 
 def _build_every(

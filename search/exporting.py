@@ -78,6 +78,7 @@ def export_study(
     candidates = find_candidates(study, selection.names)
     costs = read_costs(study, candidates)
     pool = fitted_pool(study, candidates, result.n_folds)
+    decision = _decision(selection, result.report)
     contents = BundleContents(
         members=[
             Member(
@@ -93,8 +94,8 @@ def export_study(
         image_input=study.record.image_input,
         provenance=provenance_of(study),
         report=summarize_report(result.report, exported=chosen),
-        decision=_decision(selection, result.report),
-        cascade=None if result.n_folds else _cascade(selection, pool),
+        decision=decision,
+        cascade=None if result.n_folds else _cascade(selection, pool, decision),
         prefers_cascade=promises.cascade,
     )
     if contents.prefers_cascade and contents.cascade is None:
@@ -111,7 +112,7 @@ def _decision(selection: Selection, report: Report) -> Decision:
     return MOST_PROBABLE if selection.combination.space == "vote" else report.decision
 
 
-def _cascade(selection: Selection, pool: Pool) -> Cascade | None:
+def _cascade(selection: Selection, pool: Pool, decision: Decision) -> Cascade | None:
     """Fit a cascade, where there is enough to fit it on.
 
     Not of members of folds: what the networks of one of them predict together for an image, nobody
@@ -124,7 +125,7 @@ def _cascade(selection: Selection, pool: Pool) -> Cascade | None:
         combination=selection.combination,
         n_images=pool.n_images,
     )
-    return fit_cascade(ensemble, pool) if can_cascade(ensemble) else None
+    return fit_cascade(ensemble, pool, decision=decision) if can_cascade(ensemble) else None
 
 
 def with_promises(

@@ -26,6 +26,7 @@ from search.explaining import (
     diversity_line,
     front_cells,
     member_cells,
+    openings_line,
     reliability_cells,
     seeds_line,
     table_cells,
@@ -101,9 +102,8 @@ def ensemble_note(
     report: Report, study_name: str, worth_exporting: Method, *, front: Front | None = None
 ) -> str:
     """Return table and verdict as Markdown."""
-    times = "once" if report.n_test_openings == 1 else f"{report.n_test_openings} times"
     made = (
-        f"Bold: {choice_line(report)}; the test role has been opened {times} so far. "
+        f"Bold: {choice_line(report)}; {openings_line(report)}. "
         f"The best single model is {candidate_title(report.single)}."
     )
     advice = f"`python -m search export {study_name} --out model` ({worth_exporting})"

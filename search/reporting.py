@@ -19,6 +19,7 @@ from search.explaining import (
     diversity_line,
     front_cells,
     member_cells,
+    openings_line,
     reliability_cells,
     seeds_line,
     table_cells,
@@ -38,10 +39,9 @@ def print_ensemble(console: Console, result: EnsembleResult) -> None:
         print_cells(console, asked, marked=report.choice)
     for reason in report.refused.values():
         _say(console, f"left out: {reason}", style="dim")
-    times = "once" if report.n_test_openings == 1 else f"{report.n_test_openings} times"
     _say(
         console,
-        f"> {choice_line(report)}; the test role has been opened {times} so far",
+        f"> {choice_line(report)}; {openings_line(report)}",
         style="dim",
     )
     console.print()

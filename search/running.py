@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 from filelock import FileLock, Timeout
 
+from ensembles.errors import EnsembleError
 from search.cleaning import Wish, clean_study
 from search.config import StudyConfig, continued
 from search.curve_points import CurvePoint
@@ -238,7 +239,10 @@ def _newest_ensemble(
         newest = read_ensemble(study.paths)
         if study.record.config.folds in (None, newest.n_folds):
             return newest
-    return build_ensemble(study)
+    try:
+        return build_ensemble(study)
+    except EnsembleError as error:  # nothing that a user gave to a run is at fault
+        raise SearchError(str(error)) from error
 
 
 def _search(study: Study, started: float, observer: Observer) -> SearchEnd:

@@ -70,13 +70,19 @@ def run_and_report(given: StudyConfig, *, studies: Path, json: bool) -> int:
 
 
 def ensemble_and_report(
-    study: Study, build: Callable[[Study], EnsembleResult], *, soup: bool, json: bool
+    study: Study,
+    build: Callable[[Study], EnsembleResult],
+    *,
+    check: Callable[[Study], None],
+    soup: bool,
+    json: bool,
 ) -> int:
     """Train what a study's settings ask for besides its trials, build its ensemble, and report.
 
     Args:
         study: A study with finished trials.
         build: Builds the ensemble.
+        check: Refuses what cannot be built, before anything is trained.
         soup: Average the snapshots of each trial first.
         json: Print one JSON document instead of the report.
 
@@ -85,6 +91,7 @@ def ensemble_and_report(
     """
     progress, report = Console(stderr=True), Console()
     with logged_to_file(study.paths.log):
+        check(study)
         with watched_signals() as interruption, LiveView(console=progress) as view:
             effort = Effort(on_change=view.show, stop_requested=interruption)
             extras = train_what_is_asked(study, effort)

@@ -1,7 +1,7 @@
 """Build the ensemble of a study again."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -54,21 +54,26 @@ def main(
     """
     from functools import partial  # noqa: PLC0415  # --help needs none of these
 
-    from search.ensembling import Extras, build_ensemble  # noqa: PLC0415
+    from search.ensembling import Extras, build_ensemble, check_ensemble  # noqa: PLC0415
     from search.session import ensemble_and_report  # noqa: PLC0415
     from search.study import load_study  # noqa: PLC0415
 
     told = {"seeds": seeds, "folds": folds, "max_members": max_members}
     study = load_study(name, studies=studies)
     study = study.told(**{key: value for key, value in told.items() if value is not None})
-    build = partial(
-        build_ensemble,
-        method=method or "auto",
-        max_latency=max_latency,
-        max_size=max_size,
-        extras=Extras(
+    wishes: dict[str, Any] = {
+        "method": method or "auto",
+        "max_latency": max_latency,
+        "max_size": max_size,
+        "extras": Extras(
             metrics=tuple(each.strip() for each in metrics.split(",") if each.strip()),
             front=front,
         ),
+    }
+    return ensemble_and_report(
+        study,
+        partial(build_ensemble, **wishes),
+        check=partial(check_ensemble, **wishes, soup=soup),
+        soup=soup,
+        json=json,
     )
-    return ensemble_and_report(study, build, soup=soup, json=json)

@@ -2,10 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
+import jaxtyping
 import numpy as np
 import pytest
 
 from ensembles.pool import Pool
+
+
+@pytest.fixture
+def without_type_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call as users do: types are checked at run time in tests alone."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -317,3 +318,18 @@ def test_selection_by_accuracy_is_fitted_where_it_is_asked_for(random_pool: Rand
     assert "greedy_accuracy" not in build_all(pool)
     assert len(ensemble.names) <= 3
     assert errors[0] <= errors[1]
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"method": "nonsense"}, "method must be one of auto, single, .* got 'nonsense'"),
+        ({"max_members": 1.5}, r"max_members must be a whole number, got 1\.5"),
+    ],
+)
+def test_a_wish_that_nobody_can_fulfil_is_refused(
+    random_pool: Callable[..., Pool], wish: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        build(random_pool(n_models=2, n_images=20), **wish)

@@ -3,6 +3,7 @@ import pytest
 
 from ensembles.builder import build
 from ensembles.cascade_fitting import can_cascade, find_lowest_harmless, fit_cascade
+from ensembles.decision import Decision
 from ensembles.errors import EnsembleError
 from ensembles.metrics import accuracy
 from ensembles.pool import Pool
@@ -106,3 +107,20 @@ def test_a_loss_that_is_no_share_is_refused(max_loss: float) -> None:
 
     with pytest.raises(EnsembleError, match="share between 0 and 1"):
         fit_cascade(build(pool, method="soft"), pool, max_loss=max_loss)
+
+
+def test_nothing_is_lost_of_the_labels_that_a_decision_gives() -> None:
+    pool = make_pool(5)
+    decision = Decision(rule="prior_corrected", priors=(0.7, 0.1, 0.1, 0.1))
+    ensemble = build(pool, method="llp", max_members=4)
+    members = pool.select_names(ensemble.names)
+
+    result = fit_cascade(ensemble, pool, max_loss=0.0, decision=decision).run(
+        members.log_probabilities
+    )
+
+    decided, whole = (
+        accuracy(decision.score(each), pool.labels)
+        for each in (result.log_probabilities, ensemble.predict(pool))
+    )
+    assert decided == pytest.approx(whole)

@@ -276,3 +276,22 @@ def test_the_figures_of_a_comparison_are_flat() -> None:
     assert figures["named_metric"] == "balanced_accuracy"
     assert figures["named_gain_interval"] == (0.0, 0.0)
     assert "named" not in figures
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("stack", "One re-weighted trial (stack)"), ("soup", "One model (soup)")]
+)
+def test_one_member_is_not_called_an_ensemble(method: str, name: str) -> None:
+    sentence = compare_counts(170, 6, 0, 4).sentence(method=method, n_members=1, cost_ratio=1.0)
+
+    assert sentence.startswith(f"{name} is better than the best single trial")
+
+
+def test_each_side_is_judged_by_its_own_decision() -> None:
+    log_probabilities = np.log([[0.7, 0.3]] * 4)
+    decision = Decision(rule="prior_corrected", priors=(0.9, 0.1))
+    labels = np.array([0, 1, 1, 1])
+
+    comparison = compare(log_probabilities, log_probabilities, labels, single_decision=decision)
+
+    assert (comparison.accuracy, comparison.single_accuracy) == (0.25, 0.75)

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,3 +181,55 @@ def test_a_pool_of_means(*, geometrically: bool, expected: float) -> None:
     np.testing.assert_allclose(np.exp(means.log_probabilities[0, 0]), [0.5, 0.5], rtol=1e-6)
     # of 0.1 and 0.36, against 0.9 and 0.64: the roots of the products are 0.19 and 0.76
     assert np.exp(means.log_probabilities[1, 0, 0]) == pytest.approx(expected)
+
+
+def test_labels_may_be_a_list_and_names_may_be_numbers() -> None:
+    pool = Pool.from_arrays(
+        probabilities=np.repeat(PROBABILITIES, 2, axis=0), labels=[0, 1], names=[7, 12]
+    )
+
+    assert pool.labels.tolist() == [0, 1]
+    assert pool.names == ("7", "12")
+
+
+def test_the_logarithm_of_a_hard_zero_is_taken_as_never() -> None:
+    logarithms = np.array([[[0.0, -np.inf]]])
+
+    pool = Pool.from_arrays(log_probabilities=logarithms, labels=[1])
+
+    assert pool.log_probabilities[0, 0].tolist() == pytest.approx([0, -30])
+    assert logarithms[0, 0, 1] == -np.inf
+    with pytest.raises(EnsembleError, match="sum to probability 1"):
+        Pool.from_arrays(log_probabilities=np.full((1, 1, 2), -np.inf), labels=[1])
+    with pytest.raises(EnsembleError, match="not finite"):
+        Pool.from_arrays(log_probabilities=np.array([[[np.nan, 0.0]]]), labels=[1])
+
+
+def test_a_probability_that_rounding_brought_below_zero_is_zero() -> None:
+    pool = Pool.from_arrays(probabilities=np.array([[[1 + 1e-7, -1e-7]]]), labels=[0])
+
+    assert pool.log_probabilities[0, 0, 1] == pytest.approx(-30)
+    with pytest.raises(EnsembleError, match="negative"):
+        Pool.from_arrays(probabilities=np.array([[[1.0, -1e-5]]]), labels=[0])
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"labels": None}, r"labels must be 2 whole numbers, .* got None\."),
+        ({"labels": [0, [1]]}, "labels must be 2 whole numbers, .* got list"),
+        ({"names": 3}, "model names must be a list, got 3"),
+        ({"costs": ["a"]}, "costs must be 1 numbers above 0: could not convert"),
+        ({"probabilities": np.float64(3.0)}, "one array .* or a list .* got float64"),
+        ({"probabilities": [[[1.0, 0.0], [1.0]]]}, "one array .* or a list .* got list"),
+        ({"probabilities": PROBABILITIES[0]}, r"\(2, 2\) is one model; give it as \[array\]"),
+    ],
+)
+def test_what_is_no_array_is_refused_in_one_line(given: dict[str, Any], message: str) -> None:
+    usual: dict[str, Any] = {"probabilities": PROBABILITIES, "labels": LABELS}
+
+    with pytest.raises(EnsembleError, match=message) as refusal:
+        Pool.from_arrays(**{**usual, **given})
+
+    assert "\n" not in str(refusal.value)

@@ -199,3 +199,37 @@ def test_a_path_to_nothing_or_to_something_else_is_refused(tmp_path: Path) -> No
         EnsembleError, match=r"in a folder or as \.npz, \.csv, \.parquet, got \.pkl"
     ):
         Pool.load(tmp_path / "model.pkl")
+
+
+def test_logarithms_of_hard_zeros_are_told_from_logits(write_folder: WriteFolder) -> None:
+    hard = np.log(np.maximum(np.eye(3)[LABELS], 1e-300))
+    hard[hard < -100] = -np.inf
+
+    pool = Pool.load(write_folder({"a": hard, "labels": LABELS}))
+
+    assert (pool.log_probabilities[0].argmax(axis=1) == LABELS).all()
+    assert pool.log_probabilities.min() == pytest.approx(-30)
+
+
+def test_class_names_in_another_encoding_are_refused(write_folder: WriteFolder) -> None:
+    folder = write_folder({"a": PROBABILITIES[0], "labels": LABELS})
+    (folder / "classes.txt").write_bytes("K\xe4fer\nB\xe4r\nMaus\n".encode("latin-1"))
+
+    with pytest.raises(EnsembleError, match=r"predictions: classes\.txt must be text in UTF-8"):
+        Pool.load(folder)
+
+
+def test_costs_that_are_words_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "some.npz"
+    np.savez(file, probabilities=PROBABILITIES, labels=LABELS, costs=np.array(["a", "b", "c"]))
+
+    with pytest.raises(EnsembleError, match=r"some\.npz: costs must be 3 numbers above 0"):
+        Pool.load(file)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_kind_that_there_is_not_is_refused(write_folder: WriteFolder) -> None:
+    folder = write_folder({"a": PROBABILITIES[0], "labels": LABELS})
+
+    with pytest.raises(EnsembleError, match=r"kind must be one of .* got 'nonsense'"):
+        Pool.load(folder, kind="nonsense")  # type: ignore[arg-type]

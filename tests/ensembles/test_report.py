@@ -233,3 +233,48 @@ def test_members_of_folds_are_reported_as_means_and_predict_as_networks(
     assert report.explanation is not None
     assert report.explanation.log_loss == pytest.approx(figures.log_loss, rel=1e-4)
     assert report.cascade is None
+
+
+UNEQUAL = Decision(rule="prior_corrected", priors=(0.7, 0.1, 0.1, 0.1))
+
+
+@pytest.mark.parametrize("choice", ["vote", "llp"])
+def test_each_side_of_a_comparison_is_the_row_of_the_table(
+    random_pool: RandomPool, choice: Method
+) -> None:
+    fit_pool, test_pool = split(random_pool(n_images=900), 300)
+    seeds = build(fit_pool.select([0, 1, 2]), method="seeds", max_members=3)
+
+    report = evaluate_all(
+        {**build_all(fit_pool), "seeds": seeds},
+        choice=choice,
+        fit_pool=fit_pool,
+        test_pool=test_pool,
+        metric="balanced_accuracy",
+        decision=UNEQUAL,
+    )
+
+    rows: dict[str, float] = {row.method: row.test.balanced_accuracy for row in report.rows}
+    assert report.against_seeds is not None
+    for comparison, rival in ((report.comparison, "single"), (report.against_seeds, "seeds")):
+        assert comparison.named is not None
+        assert comparison.named.ensemble == rows[choice]
+        assert comparison.named.single == rows[rival]
+    assert report.decision == UNEQUAL
+
+
+def test_the_cascade_is_judged_by_the_labels_that_are_decided(random_pool: RandomPool) -> None:
+    fit_pool, test_pool = split(random_pool(n_images=1600), 1000)
+
+    report = evaluate_all(
+        build_all(fit_pool),
+        choice="llp",
+        fit_pool=fit_pool,
+        test_pool=test_pool,
+        decision=UNEQUAL,
+    )
+
+    assert report.cascade is not None
+    assert report.cascade.accuracy + report.cascade.accuracy_lost == pytest.approx(
+        report.chosen_row.test.accuracy
+    )

@@ -14,9 +14,16 @@ from search.cli import main
 from search.costs import read_costs
 from search.data.roles import read_roles
 from search.data.store import open_store
-from search.ensembling import Extras, build_ensemble, read_ensemble
+from search.ensembling import (
+    OPENINGS,
+    Extras,
+    build_ensemble,
+    check_ensemble,
+    read_ensemble,
+)
 from search.errors import SearchError, StorageError
 from search.paths import StudyPaths
+from search.storage import open_study
 from search.study import Study, load_study
 
 
@@ -124,7 +131,7 @@ def test_a_method_and_its_size_can_be_asked_for(
     assert code == 0
     assert document["report"]["choice"] == "greedy"
     assert all(len(each["members"]) <= 2 for each in document["selections"].values())
-    assert main(["ensemble", "--method", "stack", "--studies", studies]) == 1
+    assert main(["ensemble", "--method", "stack", "--studies", studies]) == 2
     assert capsys.readouterr().err.startswith(
         "error: stacking 10 classes needs at least 500 images to fit on, got 180"
     )
@@ -261,3 +268,76 @@ def test_a_method_outside_of_the_table_joins_it_when_it_is_asked_for(study: Stud
     assert "greedy_accuracy" not in usual.selections
     assert asked.report.choice == "greedy_accuracy"
     assert set(asked.selections) == {*usual.selections, "greedy_accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--metrics foo --seeds 3", "no metric 'foo'"),
+        ("--method vote --front --seeds 3", "votes have no log-loss"),
+        ("--method stack --seeds 3", "stacking 10 classes needs at least 500 images"),
+        ("--max-size 1e-9 --folds 3", "no model fits a size in MB of at most 1e-09"),
+        ("--max-latency 1e-6 --seeds 3", "no model fits a latency in ms"),
+        ("--method seeds", "the best recipe was trained once"),
+        ("--method seeds --folds 3", "beside folds they prove nothing"),
+        ("--method soup --seeds 3", "soup"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_before_anything_is_trained_or_opened(
+    study: Study, capsys: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    before = open_study(study.paths).user_attrs[OPENINGS]
+
+    code = main(["ensemble", "whole", *words.split(), "--studies", str(study.paths.folder.parent)])
+
+    told = capsys.readouterr()
+    assert (code, told.out) == (2, "")
+    assert said in told.err
+    assert open_study(study.paths).user_attrs[OPENINGS] == before
+    assert not study.paths.nested("seeds").folder.exists()
+    assert not study.paths.nested("folds-3").folder.exists()
+
+
+def test_stacking_may_wait_for_the_images_of_folds(study: Study) -> None:
+    check_ensemble(study.told(folds=3), method="stack")
+    with pytest.raises(EnsembleError, match="stacking 10 classes needs at least 500 images"):
+        check_ensemble(study, method="stack")
+
+
+def test_a_vote_with_a_front_opens_no_test_role(study: Study) -> None:
+    before = open_study(study.paths).user_attrs[OPENINGS]
+
+    with pytest.raises(EnsembleError, match="votes have no log-loss"):
+        build_ensemble(study, method="vote", extras=Extras(front=True))
+
+    assert open_study(study.paths).user_attrs[OPENINGS] == before
+
+
+def test_the_test_role_counts_as_opened_only_where_its_figures_are_shown(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise EnsembleError("no front.")
+
+    before = open_study(study.paths).user_attrs[OPENINGS]
+    monkeypatch.setattr("search.ensembling.find_front", fail)
+
+    with pytest.raises(EnsembleError, match=r"no front\."):
+        build_ensemble(study, method="soft", extras=Extras(front=True))
+
+    assert open_study(study.paths).user_attrs[OPENINGS] == before
+
+
+def test_a_method_that_a_user_named_is_told_as_such(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["ensemble", "whole", "--method", "soft", "--studies", str(study.paths.folder.parent)])
+
+    shown = " ".join(capsys.readouterr().out.split())
+    report = read_ensemble(study.paths).report
+    assert report.is_asked_for
+    assert (
+        f"> asked for with --method; the test role has been opened {report.n_test_openings} times "
+        "so far, so whoever asked may have known its figures, and the verdict may flatter"
+    ) in shown
+    assert not build_ensemble(study).report.is_asked_for

@@ -17,6 +17,7 @@ from search.explaining import (
     diversity_line,
     front_cells,
     member_cells,
+    openings_line,
     reliability_cells,
     seeds_line,
     table_cells,
@@ -150,3 +151,17 @@ def test_a_table_of_folds_counts_the_networks_of_each_member() -> None:
         "the choice, made on 60 images of train, stop and ens, each predicted by a network that "
         "did not learn from it; every member, the single model too, is the mean of 2 such networks"
     )
+
+
+def test_a_verdict_may_flatter_where_its_method_was_asked_for_after_an_opening() -> None:
+    chosen = make_report()
+    first = replace(chosen, is_asked_for=True)
+    later = replace(first, n_test_openings=11)
+
+    assert choice_line(first) == "asked for with --method"
+    assert openings_line(first) == "the test role has been opened once so far"
+    assert openings_line(later).startswith("the test role has been opened 11 times so far, so")
+    assert openings_line(later).endswith("the verdict may flatter")
+    assert "flatter" not in openings_line(replace(chosen, n_test_openings=11))
+    old = {key: value for key, value in first.to_json().items() if key != "is_asked_for"}
+    assert not Report.from_json(old).is_asked_for

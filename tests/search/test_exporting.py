@@ -162,7 +162,7 @@ def test_a_bundle_promises_what_it_was_told_to(
     assert (
         main([*words, str(tmp_path / "told"), "--alpha", "0.2", "--target-accuracy", "0.05"]) == 0
     )
-    assert main([*words, str(tmp_path / "no"), "--alpha", "0.0001"]) == 1
+    assert main([*words, str(tmp_path / "no"), "--alpha", "0.0001"]) == 2
 
     plain = load_bundle(tmp_path / "plain").manifest
     told = load_bundle(tmp_path / "told").manifest
