@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -109,8 +110,9 @@ def run_study(
     started = time.monotonic()
     observer = observer or Observer()
     paths = StudyPaths(studies / config.study_name)
-    with _alone(paths), logged_to_file(paths.log):
+    with _alone(paths) as keep, logged_to_file(paths.log):
         study = _made_or_continued(paths, config, studies, observer)
+        keep()
         end = _search(study, started, observer)
         clean_study(study, Wish())  # what killed workers left behind
         if not end.interrupted and not _wait_for_room(study, observer):
@@ -129,9 +131,14 @@ def run_study(
 
 
 @contextmanager
-def _alone(paths: StudyPaths) -> Iterator[None]:
-    """Hold the study's exclusive lock, so that no second run works on it."""
+def _alone(paths: StudyPaths) -> Iterator[Callable[[], None]]:
+    """Hold the study's exclusive lock, so that no second run works on it.
+
+    Give what is called once the study is made: until then, nothing of a new one is left behind.
+    From then on nothing is removed, even if somebody moves its database away meanwhile.
+    """
     new = not paths.folder.exists()
+    made = threading.Event()
     lock = FileLock(paths.supervisor_lock)
     try:
         paths.folder.mkdir(parents=True, exist_ok=True)
@@ -147,15 +154,17 @@ def _alone(paths: StudyPaths) -> Iterator[None]:
             "another folder."
         ) from error
     try:
-        yield
+        yield made.set
     finally:
         lock.release()
-        if new and not has_study(paths):
+        if new and not made.is_set() and not has_study(paths):
             _remove_traces(paths)
 
 
 def _remove_traces(paths: StudyPaths) -> None:
-    """Leave nothing of a study that could not be made."""
+    """Leave nothing of a study that could not be made; one that has trials was made."""
+    if paths.trials.exists():
+        return
     for path in (paths.supervisor_lock, paths.trial_lock, paths.log, paths.roles, paths.config):
         path.unlink(missing_ok=True)
     if not any(paths.folder.iterdir()):
