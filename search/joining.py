@@ -19,6 +19,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from search.config import StudyConfig
+from search.data.decoding import OnProgress
 from search.data.roles import (
     ROLES,
     Roles,
@@ -35,7 +36,7 @@ from search.location import Location, Server, note_location, settle_location
 from search.logs import logged_to_file
 from search.owners import owner_of
 from search.paths import StudyPaths
-from search.preparation import OnProgress, prepare_images
+from search.preparation import prepare_images
 from search.record import StudyRecord, record_of
 from search.running import Observer, tell_shortage
 from search.schedule import search_deadline

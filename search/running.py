@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from search.cleaning import Wish, clean_study
 from search.config import StudyConfig, continued
 from search.curve_points import CurvePoint
+from search.data.decoding import OnProgress
 from search.devices import list_gpus, plan_slots
 from search.disk import format_bytes, free_bytes
 from search.ensemble_curve import EnsembleCurve
@@ -26,7 +27,6 @@ from search.logs import logged_to_file
 from search.orders import train_what_is_asked
 from search.paths import DEFAULT_STUDIES, StudyPaths
 from search.preparation import (
-    OnProgress,
     bounded_by_grid,
     make_study,
     restore_images,
@@ -66,7 +66,9 @@ class Observer:
     on_warning: Callable[[str], None] = lambda _: None
     """Told what may go wrong later."""
     on_decode: OnProgress | None = None
-    """Told how many images are decoded, of how many."""
+    """Told at least twice a second how many images are decoded, of how many; what it raises ends
+    the decoding.
+    """
     stop_requested: Callable[[], bool] = lambda: False
     """Asked several times a second; when true, running trials are handed back."""
 
@@ -199,6 +201,7 @@ def _train_extras(study: Study, started: float, observer: Observer) -> list[Trai
     effort = Effort(
         ends_at=training_end(study.record.config, started=started),
         on_change=on_change,
+        on_decode=observer.on_decode,
         stop_requested=observer.stop_requested,
     )
     return train_what_is_asked(study, effort)
