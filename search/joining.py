@@ -40,7 +40,7 @@ from search.preparation import prepare_images
 from search.record import StudyRecord, record_of
 from search.running import Observer, tell_shortage
 from search.schedule import search_deadline
-from search.study import Study
+from search.study import Study, study_paths
 from search.supervisor import SearchEnd, Snapshot, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def join_study(request: JoinRequest, observer: Observer) -> Study:
         ConfigError: The images are not those of the study, or the storage is not.
         StorageError: The study was made by another version.
     """
-    paths = StudyPaths(request.studies / request.name)
+    paths = study_paths(request.name, request.studies)
     location = settle_location(paths, request.storage)
     record = record_of(paths.name, _read_when_there(paths, location, request, observer))
     _check_version(record)
