@@ -44,7 +44,7 @@ def until_interrupted(
     def on_decode(n_done: int, n_images: int) -> None:
         show(n_done, n_images)
         if interruption():
-            say("interrupted while decoding images; no training was begun")
+            say("interrupted while decoding images; the same command decodes them")
             raise SystemExit(interruption.exit_code)
 
     return on_decode

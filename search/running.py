@@ -122,6 +122,8 @@ def run_study(
         extras = [] if end.interrupted else _train_extras(study, started, observer)
         if any(each.end.interrupted for each in extras):
             end = replace(end, interrupted=True)
+        if not end.interrupted:
+            study = _with_images(study, observer)
         ensemble = None if end.interrupted else _newest_ensemble(study, config, extras)
     return RunResult(
         study=study,
@@ -223,6 +225,13 @@ def _wait_for_room(study: Study, observer: Observer) -> bool:
     has_room = wait_for_room(study.paths, RESERVE_BYTES, stopping)
     observer.on_shortage("")
     return has_room
+
+
+def _with_images(study: Study, observer: Observer) -> Study:
+    """Have the decoded images there for the ensemble; somebody may have freed them meanwhile."""
+    studies = study.paths.folder.parent
+    store = restore_images(study.paths, study.record, studies, observer.on_decode)
+    return replace(study, record=study.record.model_copy(update={"store": store}))
 
 
 def _newest_ensemble(
