@@ -10,7 +10,9 @@ from search.cleaning import Wish, clean_cache, clean_study
 from search.curve_points import read_curve
 from search.database import read_attributes
 from search.disk import free_bytes
+from search.drivers import is_frozen
 from search.errors import NothingToDoError, SearchError, StorageError
+from search.location import location_of
 from search.paths import StudyPaths
 from search.record import STOPPED_SLOTS
 from search.study import Study, list_studies, load_study, no_study, study_paths
@@ -117,6 +119,8 @@ def clean_document(name: str | None, studies: Path, wish: Wish) -> Document:
 
 def _is_active(paths: StudyPaths) -> bool:
     """Tell whether a run works on the study: whether it holds the exclusive lock."""
+    if is_frozen(location_of(paths)):  # a run would have a write-ahead log
+        return False
     lock = FileLock(paths.supervisor_lock)
     try:
         with lock.acquire(timeout=0):

@@ -9,9 +9,10 @@ from optuna.trial import FrozenTrial
 
 from ensembles.metrics import METRICS
 from search.config import check_name
-from search.database import count_states, read_attributes, read_best
+from search.database import count_states, read_all, read_attributes, read_best
+from search.drivers import is_frozen
 from search.errors import ConfigError, NothingToDoError
-from search.location import has_study
+from search.location import has_study, location_of
 from search.paths import DEFAULT_STUDIES, StudyPaths
 from search.record import StudyRecord, record_of
 from search.trials import TrialCounts, name_counts, ranked
@@ -36,6 +37,8 @@ class Study:
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials, by number."""
+        if is_frozen(location_of(self.paths)):  # where Optuna would want to write
+            return read_all(self.paths)
         return self._opened.get_trials(deepcopy=False)
 
     @cached_property
