@@ -14,6 +14,7 @@ Choices that could have gone otherwise:
 
 import io
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -187,7 +188,10 @@ def scan_images(folder: str | Path) -> list[ImageFile]:
 
 
 def _walk(folder: str, above: frozenset[str]) -> Iterator[ImageFile]:
-    """Yield the pictures below; a link that leads back up is not followed."""
+    """Yield the pictures below; a link that leads back up is not followed.
+
+    Pipes, sockets and devices are skipped, whatever they are called.
+    """
     here = os.path.realpath(folder)
     if here in above:
         return
@@ -199,11 +203,15 @@ def _walk(folder: str, above: frozenset[str]) -> Iterator[ImageFile]:
                 yield from _walk(entry.path, above | {here})
             elif entry.name.lower().endswith(SUFFIXES):
                 status = entry.stat()
+                if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+                    continue
                 yield ImageFile(entry.path, status.st_size, status.st_mtime_ns)
 
 
 def _opened(source: Path | bytes) -> Image.Image:
-    """Read a file's header."""
+    """Read a file's header; a pipe or device, which may never answer, is not opened."""
+    if isinstance(source, Path) and _may_block(source):
+        raise ImageError("not a regular file")
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         picture: Image.Image = Image.open(file, formats=_FORMATS)
@@ -217,6 +225,11 @@ def _opened(source: Path | bytes) -> Image.Image:
         picture.close()
         raise ImageError(f"more than {MAX_PIXELS:,} pixels: {picture.width} x {picture.height}")
     return picture
+
+
+def _may_block(path: Path) -> bool:
+    """Tell whether a path is a pipe, a socket or a device."""
+    return not (path.is_file() or path.is_dir()) and path.exists()
 
 
 def _decoded(picture: Image.Image) -> Image.Image:

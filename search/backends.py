@@ -24,6 +24,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote
 
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
@@ -167,12 +168,12 @@ for _name in (*_OPERATIONS, "heartbeats"):
 class SQLiteStorage(PatientStorage):
     """On a file; changes of trial state are atomic between processes."""
 
-    def __init__(self, path: Path, lock_path: Path) -> None:
+    def __init__(self, path: Path, lock_path: Path, *, new: bool = False) -> None:
         self.place = path
         self._lock_path = lock_path
         self._lock = FileLock(lock_path, is_singleton=True)
         super().__init__(
-            URL.create("sqlite", database=str(path)).render_as_string(),
+            _sqlite_url(path, new=new),
             engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}},
         )
         self._tune_connections()
@@ -300,6 +301,16 @@ def advisory_lock(server: Server, name: str) -> AbstractContextManager[Any]:
         return connection.driver
 
     return closing(patient(lock, place=lambda: server)())
+
+
+def _sqlite_url(path: Path, *, new: bool) -> str:
+    """Return a URL that makes a file only where a new one is wanted.
+
+    Else a worker would put an empty database in the place of one that was deleted meanwhile.
+    """
+    mode = {"mode": "rwc" if new else "rw", "uri": "true"}
+    url = URL.create("sqlite", database=f"file:{quote(str(path))}", query=mode)
+    return url.render_as_string()
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

@@ -30,6 +30,9 @@ PRESETS: Mapping[Preset, Mapping[str, object]] = {
 ENVIRONMENT_PREFIX = "CONCERTINO_"
 STUDIES_VARIABLE = "CONCERTINO_STUDIES"  # read by the commands: it is no setting of a study
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+MAX_TRIALS = 10_000_000
+MAX_SEED = 2**32 - 1
+"""The largest that NumPy takes."""
 
 # What may change when a study goes on; everything else is the study, and is refused.
 CHANGEABLE = frozenset(
@@ -60,7 +63,9 @@ class StudyConfig(BaseModel):
         description="digits (embedded), a folder of class folders, a CSV manifest, an .npz file, "
         "or a torchvision name such as cifar10.",
     )
-    trials: int = Field(100, ge=1, description="Finished trials that the study shall have.")
+    trials: int = Field(
+        100, ge=1, le=MAX_TRIALS, description="Finished trials that the study shall have."
+    )
     budget: str | None = Field(
         None, description="Time for everything, ensemble included: 90s, 15m, 1h30m."
     )
@@ -92,7 +97,9 @@ class StudyConfig(BaseModel):
         description="Workers on each GPU: a number, or auto: as many as have room, by the memory "
         "that the first trial takes; default: one.",
     )
-    seed: int = Field(0, ge=0, description="Fixes the roles, the samples and the trainings.")
+    seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="Fixes the roles, the samples and the trainings."
+    )
     preset: Preset = Field("balanced", description="Defaults for a quick look or a long search.")
     metric: Metric = Field("log_loss", description="What the search optimizes on the stop role.")
     sampler: Sampler = Field("tpe", description="How new configurations are chosen.")
@@ -169,11 +176,11 @@ class StudyConfig(BaseModel):
     @field_validator("name")
     @classmethod
     def _check_name(cls, value: str) -> str:
-        if value and not re.fullmatch(NAME_PATTERN, value):
-            raise ValueError(
-                "a name has letters, digits, dots, dashes and underscores, 64 at the most, "
-                f"and starts with a letter or a digit; got {value!r}."
-            )
+        if value:  # none given: it is made from the name of the data
+            try:
+                check_name(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
         return value
 
     @field_validator("storage")
@@ -221,6 +228,19 @@ class StudyConfig(BaseModel):
     def replaced(self, **changes: object) -> "StudyConfig":
         """Return a checked copy with some fields changed."""
         return StudyConfig.model_validate({**self.model_dump(exclude_unset=True), **changes})
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a study, and might lead out of the folder of studies.
+
+    Raises:
+        ConfigError: With what a name looks like.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError(
+            "a name has letters, digits, dots, dashes and underscores, 64 at the most, "
+            f"and starts with a letter or a digit; got {name!r}."
+        )
 
 
 def resolve_config(

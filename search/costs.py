@@ -11,6 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from ensembles.latency import Cost, measure_cost
 from search.candidates import Candidate
+from search.drivers import is_frozen
+from search.location import location_of
 from search.paths import write_whole
 from search.predictions import read_weights
 from search.study import Study
@@ -38,7 +40,7 @@ def read_costs(study: Study, candidates: Sequence[Candidate]) -> dict[str, Cost]
         network = build_network(candidate.recipe.architecture, study.record.task)
         network.load_state_dict(read_weights(candidate.files))
         known[trial_number] = measure_cost(network, study.record.image_input)
-    if missing:
+    if missing and not is_frozen(location_of(study.paths)):
         text = json.dumps({number: asdict(cost) for number, cost in known.items()})
         write_whole(study.paths.costs, text.encode())
     return {each.name: known[each.trial] for each in candidates}

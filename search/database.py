@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.drivers import Connection, connect, driver_errors, explain
+from search.drivers import Connection, connect, driver_errors, explain, is_no_database
 from search.errors import NothingToDoError, StorageError
 from search.frozen_trials import read_trials
 from search.location import Location, Server, has_study, location_of
@@ -38,16 +38,15 @@ def look_into(paths: StudyPaths) -> Iterator[tuple[Connection, int]]:
 
 @contextmanager
 def _looking_into(location: Location, paths: StudyPaths) -> Iterator[tuple[Connection, int]]:
-    problem = f"not the database of study {paths.name!r}"
-    if isinstance(location, Server):
-        problem = "cannot be used"
     try:
         connection = connect(location)
         with closing(connection.driver):
             study_id = _find_study(connection, location, paths)
-            problem = "cannot be used"
             yield connection, study_id
     except driver_errors() as error:
+        problem = "cannot be used"
+        if is_no_database(error):
+            problem = f"not the database of study {paths.name!r}"
         raise StorageError(f"{location}: {problem}: {explain(error)}.") from error
 
 
@@ -109,6 +108,19 @@ def count_states(paths: StudyPaths) -> Counter[TrialState]:
         query = "SELECT state, COUNT(*) FROM trials WHERE study_id = ? GROUP BY state"
         found = connection.execute(query, (study_id,))
         return Counter({TrialState[state]: count for state, count in found})
+
+
+def read_all(paths: StudyPaths) -> list[FrozenTrial]:
+    """Return all trials of a study, by number.
+
+    Raises:
+        NothingToDoError: There is no such study.
+        StorageError: Its database cannot be read.
+    """
+    with look_into(paths) as (connection, study_id):
+        query = "SELECT trial_id FROM trials WHERE study_id = ? ORDER BY trial_id"
+        found = connection.execute(query, (study_id,))
+        return read_trials(connection, [trial_id for (trial_id,) in found])
 
 
 def read_best(paths: StudyPaths, *, rises: bool) -> FrozenTrial | None:

@@ -13,7 +13,7 @@ from search.distilled import Distilled, Student
 from search.distilling import Wish, check_folder, distill, export_student
 from search.explaining import TEST_HEADINGS, Cells, figure_cells
 from search.extra_trainings import Effort
-from search.interruption import watched_signals
+from search.interruption import until_interrupted, watched_signals
 from search.live import LiveView
 from search.reporting import print_cells
 from search.study import Study
@@ -44,7 +44,12 @@ def distill_and_report(
     check_folder(folder, overwrite=overwrite)
     progress, report = Console(stderr=True), Console()
     with watched_signals() as interruption, LiveView(console=progress) as view:
-        effort = Effort(ends_at=ends_at, on_change=view.show, stop_requested=interruption)
+        effort = Effort(
+            ends_at=ends_at,
+            on_change=view.show,
+            on_decode=until_interrupted(interruption, view.show_decoding, progress.print),
+            stop_requested=interruption,
+        )
         distilled = distill(study, wish, effort=effort)
     if distilled is None:
         _explain_nothing(progress, interrupted=interruption())

@@ -10,10 +10,12 @@ from search.cleaning import Wish, clean_cache, clean_study
 from search.curve_points import read_curve
 from search.database import read_attributes
 from search.disk import free_bytes
+from search.drivers import is_frozen
 from search.errors import NothingToDoError, SearchError, StorageError
+from search.location import location_of
 from search.paths import StudyPaths
 from search.record import STOPPED_SLOTS
-from search.study import Study, list_studies, load_study
+from search.study import Study, list_studies, load_study, no_study, study_paths
 from search.trials import trial_row
 
 SCHEMA = 1
@@ -58,7 +60,14 @@ def best_document(study: Study, top: int) -> Document:
 
 
 def list_document(studies: Path) -> Document:
-    """Return all studies of a folder; one that cannot be read is named with its problem."""
+    """Return all studies of a folder; one that cannot be read is named with its problem.
+
+    Raises:
+        ConfigError: It is no folder.
+        NothingToDoError: It is not there.
+    """
+    if not studies.exists():
+        raise no_study(studies)
     rows: list[Document] = []
     for paths in list_studies(studies):
         try:
@@ -82,21 +91,21 @@ def clean_document(name: str | None, studies: Path, wish: Wish) -> Document:
         SearchError: Not all of what shall go may go from the one study.
     """
     rows: list[Document] = []
-    for each in [StudyPaths(studies / name)] if name else list_studies(studies):
+    chosen = list_studies(studies) if name is None else [study_paths(name, studies)]
+    for each in chosen:
         row: Document = {"study": each.name, "problem": None, "holdings": []}
         try:
             holdings = clean_study(load_study(each.name, studies=studies), wish)
             row["holdings"] = [asdict(holding) for holding in holdings]
         except SearchError as error:
-            if name:
+            if name is not None:
                 raise
             row["problem"] = str(error)
         rows.append(row)
-    shared = [] if name else [asdict(holding) for holding in clean_cache(studies, wish)]
+    freed = clean_cache(studies, wish) if name is None else []
+    shared = [asdict(holding) for holding in freed]
     if not rows and not shared:
-        raise NothingToDoError(
-            f"there is no study in {studies} yet; `python -m search run` makes one."
-        )
+        raise no_study(studies)
     everything = [*shared, *(holding for row in rows for holding in row["holdings"])]
     return {
         "schema": SCHEMA,
@@ -110,6 +119,8 @@ def clean_document(name: str | None, studies: Path, wish: Wish) -> Document:
 
 def _is_active(paths: StudyPaths) -> bool:
     """Tell whether a run works on the study: whether it holds the exclusive lock."""
+    if is_frozen(location_of(paths)):  # a run would have a write-ahead log
+        return False
     lock = FileLock(paths.supervisor_lock)
     try:
         with lock.acquire(timeout=0):

@@ -5,6 +5,7 @@ takes milliseconds.
 """
 
 import json
+import os
 import sqlite3
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,7 @@ _HINTS: Mapping[str, str] = {
     "malformed": "put back a copy, or save what is left of it with `sqlite3 FILE .recover`",
     "disk is full": "free some space, then `python -m search resume` goes on",
     "readonly": "expected a file and a folder that can be written",
+    "unable to open database file": "expected a file and a folder that can be read and written",
     "is locked": f"another process has held it for more than {BUSY_TIMEOUT_SECONDS} s",
     "Connection refused": "no server listens there",
     "no password supplied": "put it into PGPASSWORD or ~/.pgpass",
@@ -88,9 +90,28 @@ def connect(location: Location) -> Connection:
         arguments: dict[str, Any] = dict(CONNECT_ARGUMENTS)
         return Connection(psycopg.connect(location.url, **arguments), is_server=True)
     # `rw`, since without it SQLite would make a file that has gone meanwhile.
-    name = f"file:{quote(str(location.path))}?mode=rw"
+    mode = "mode=ro&immutable=1" if is_frozen(location) else "mode=rw"
+    name = f"file:{quote(str(location.path))}?{mode}"
     driver = sqlite3.connect(name, uri=True, timeout=BUSY_TIMEOUT_SECONDS)
     return Connection(driver, is_server=False)
+
+
+def is_frozen(location: Location) -> bool:
+    """Tell whether a database lies, complete, where nothing can be written.
+
+    SQLite cannot read a database with a write-ahead log there, unless it is told that nobody
+    writes. What is in a log that is not empty would then be missed.
+    """
+    if isinstance(location, Server) or os.access(location.path.parent, os.W_OK):
+        return False
+    wal = location.path.with_name(f"{location.path.name}-wal")
+    return not wal.exists() or wal.stat().st_size == 0
+
+
+def is_no_database(error: BaseException) -> bool:
+    """Tell whether SQLite says that a file is something else."""
+    cause = driver_error_of(error)
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_NOTADB
 
 
 def require_driver() -> None:

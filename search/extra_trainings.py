@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ensembles.metrics import METRICS
 from search.assignments import Order, by_order, order_name
+from search.data.decoding import OnProgress
 from search.devices import list_gpus, plan_slots
 from search.errors import SearchError, StorageError
 from search.location import has_study
@@ -51,6 +52,8 @@ class Effort:
     """`time.monotonic()` at which running ones are put aside; None: all are run to their ends."""
     on_change: Callable[[Snapshot], None] = lambda _: None
     """Told a snapshot several times a second."""
+    on_decode: OnProgress | None = None
+    """Told how many images are decoded, of how many, where they are gone; may raise to end it."""
     stop_requested: Callable[[], bool] = lambda: False
     """Asked several times a second; when true, running trainings are put aside."""
 
@@ -90,7 +93,7 @@ def train_again(study: Study, orders: Sequence[Order], *, kind: str, effort: Eff
     """
     paths = study.paths.nested(kind)
     with _alone(paths, study.name):
-        record = _record_of(study, paths, kind)
+        record = _record_of(study, paths, kind, effort)
         opened = _open(paths, record)
         _enqueue(opened, paths, orders)
         n_trials = max(1, sum(_is_ordered(trial) for trial in opened.get_trials(deepcopy=False)))
@@ -125,13 +128,13 @@ def expected_seconds(study: Study, trial: FrozenTrial) -> float:
     return float(trial.user_attrs["seconds"]) * study.record.plan.n_rounds / n_rounds
 
 
-def present_images(study: Study) -> Path:
+def present_images(study: Study, effort: Effort) -> Path:
     """Return the folder of a study's decoded images; decode them again if they are gone.
 
     Raises:
         DataError: The images are not those that the study began with.
     """
-    return restore_images(study.paths, study.record, study.paths.folder.parent, None)
+    return restore_images(study.paths, study.record, study.paths.folder.parent, effort.on_decode)
 
 
 @contextmanager
@@ -151,10 +154,10 @@ def _alone(paths: StudyPaths, name: str) -> Iterator[None]:
         lock.release()
 
 
-def _record_of(study: Study, paths: StudyPaths, kind: str) -> StudyRecord:
+def _record_of(study: Study, paths: StudyPaths, kind: str, effort: Effort) -> StudyRecord:
     """Return the record of the nested study: nothing is sampled, pruned, freed or cut."""
     study.record.check_space()
-    store = present_images(study)
+    store = present_images(study, effort)
     with written_whole(paths.roles) as temporary:
         shutil.copyfile(study.paths.roles, temporary)
     config = study.record.config.replaced(

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -25,6 +25,29 @@ class Interruption:
     def exit_code(self) -> int:
         """130 after Ctrl-C, 143 after SIGTERM."""
         return 128 + self.signal_number
+
+
+def until_interrupted(
+    interruption: Interruption, show: Callable[[int, int], None], say: Callable[[str], object]
+) -> Callable[[int, int], None]:
+    """Return what is told how many images are decoded, and leaves when somebody asks to stop.
+
+    Args:
+        interruption: Tells whether somebody does.
+        show: Shows how many images are decoded, of how many.
+        say: Prints a sentence.
+
+    Returns:
+        A function that calls `show`; after a signal it raises SystemExit with the exit code.
+    """
+
+    def on_decode(n_done: int, n_images: int) -> None:
+        show(n_done, n_images)
+        if interruption():
+            say("interrupted while decoding images; the same command decodes them")
+            raise SystemExit(interruption.exit_code)
+
+    return on_decode
 
 
 @contextmanager

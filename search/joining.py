@@ -19,6 +19,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from search.config import StudyConfig
+from search.data.decoding import OnProgress
 from search.data.roles import (
     ROLES,
     Roles,
@@ -35,11 +36,11 @@ from search.location import Location, Server, note_location, settle_location
 from search.logs import logged_to_file
 from search.owners import owner_of
 from search.paths import StudyPaths
-from search.preparation import OnProgress, prepare_images
+from search.preparation import prepare_images
 from search.record import StudyRecord, record_of
 from search.running import Observer, tell_shortage
 from search.schedule import search_deadline
-from search.study import Study
+from search.study import Study, study_paths
 from search.supervisor import SearchEnd, Snapshot, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ def join_study(request: JoinRequest, observer: Observer) -> Study:
         ConfigError: The images are not those of the study, or the storage is not.
         StorageError: The study was made by another version.
     """
-    paths = StudyPaths(request.studies / request.name)
+    paths = study_paths(request.name, request.studies)
     location = settle_location(paths, request.storage)
     record = record_of(paths.name, _read_when_there(paths, location, request, observer))
     _check_version(record)

@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 
 from search.disk import is_full
+from search.errors import ConfigError
 
 _MAX_UNWRITTEN_BYTES = 1 << 20
 
@@ -38,9 +39,9 @@ class _WholeLines(logging.Handler):
     """
 
     def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
         super().__init__()
         self._folder = path.parent
-        self._file = path.open("ab", buffering=0)
         self._unwritten = bytearray()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -66,8 +67,15 @@ class _WholeLines(logging.Handler):
 
 @contextmanager
 def logged_to_file(path: Path) -> Iterator[None]:
-    """Send the log of this process to a file until the block ends; see `log_to_file`."""
-    handler = log_to_file(path)
+    """Send the log of this process to a file until the block ends; see `log_to_file`.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    try:
+        handler = log_to_file(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}.") from error
     try:
         yield
     finally:

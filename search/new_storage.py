@@ -82,7 +82,7 @@ def _in_file(paths: StudyPaths, location: SQLiteFile) -> Iterator[NewStorage]:
     unfinished = location.path.with_suffix(".db.new")
     for suffix in ("", "-wal", "-shm"):
         unfinished.with_name(unfinished.name + suffix).unlink(missing_ok=True)
-    with _closed(SQLiteStorage(unfinished, paths.trial_lock)) as storage:
+    with _closed(SQLiteStorage(unfinished, paths.trial_lock, new=True)) as storage:
         yield storage, paths.name
     unfinished.replace(location.path)
 

@@ -84,7 +84,7 @@ def train_folds(study: Study, n_folds: int, effort: Effort) -> Trained:
     kind = folds_kind(n_folds)
     path = study.paths.nested(kind).folds
     if not path.is_file():
-        store = open_store(present_images(study))
+        store = open_store(present_images(study, effort))
         roles = read_roles(study.paths.roles)
         write_folds(path, assign_folds(store, roles, n_folds=n_folds, seed=config.seed))
     best = _best_here(study)[: FOLDED_PER_MEMBER * config.max_members]

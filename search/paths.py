@@ -152,9 +152,14 @@ class StudyPaths:
         """Return what was found of some ordered trainings, as JSON."""
         return self.folder / "results" / f"{name}.json"
 
+    @property
+    def trials(self) -> Path:
+        """Folder of the files of all trials."""
+        return self.folder / "trials"
+
     def trial(self, trial_number: int) -> TrialPaths:
         """Return the files of one trial."""
-        return TrialPaths(self.folder / "trials" / f"{trial_number:05d}")
+        return TrialPaths(self.trials / f"{trial_number:05d}")
 
 
 def cache_folder(studies: Path) -> Path:

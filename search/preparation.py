@@ -3,16 +3,15 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from optuna.study import StudyDirection
 
 from ensembles.metrics import METRICS
 from search.config import StudyConfig
+from search.data.decoding import OnProgress, untold
 from search.data.roles import (
     ROLES,
     Roles,
@@ -39,8 +38,6 @@ from spaces.space import Space
 from spaces.task import Task
 
 logger = logging.getLogger(__name__)
-
-OnProgress: TypeAlias = Callable[[int, int], None]
 
 
 def make_study(
@@ -161,7 +158,7 @@ def prepare_images(config: StudyConfig, studies: Path, on_decode: OnProgress | N
         cache_folder=cache_folder(studies),
         image_size=config.image_size,
         fit=config.fit,
-        on_progress=on_decode,
+        on_progress=on_decode or untold,
         n_threads=n_usable_cores(),
     )
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from ensembles.errors import EnsembleError
 from search.cleaning import Wish, clean_study
 from search.config import StudyConfig, continued
 from search.curve_points import CurvePoint
+from search.data.decoding import OnProgress
 from search.devices import list_gpus, plan_slots
 from search.disk import format_bytes, free_bytes
 from search.ensemble_curve import EnsembleCurve
@@ -26,7 +28,6 @@ from search.logs import logged_to_file
 from search.orders import train_what_is_asked
 from search.paths import DEFAULT_STUDIES, StudyPaths
 from search.preparation import (
-    OnProgress,
     bounded_by_grid,
     make_study,
     restore_images,
@@ -66,7 +67,9 @@ class Observer:
     on_warning: Callable[[str], None] = lambda _: None
     """Told what may go wrong later."""
     on_decode: OnProgress | None = None
-    """Told how many images are decoded, of how many."""
+    """Told at least twice a second how many images are decoded, of how many; what it raises ends
+    the decoding.
+    """
     stop_requested: Callable[[], bool] = lambda: False
     """Asked several times a second; when true, running trials are handed back."""
 
@@ -110,8 +113,9 @@ def run_study(
     started = time.monotonic()
     observer = observer or Observer()
     paths = StudyPaths(studies / config.study_name)
-    with _alone(paths), logged_to_file(paths.log):
+    with _alone(paths) as keep, logged_to_file(paths.log):
         study = _made_or_continued(paths, config, studies, observer)
+        keep()
         end = _search(study, started, observer)
         clean_study(study, Wish())  # what killed workers left behind
         if not end.interrupted and not _wait_for_room(study, observer):
@@ -119,6 +123,8 @@ def run_study(
         extras = [] if end.interrupted else _train_extras(study, started, observer)
         if any(each.end.interrupted for each in extras):
             end = replace(end, interrupted=True)
+        if not end.interrupted:
+            study = _with_images(study, observer)
         ensemble = None if end.interrupted else _newest_ensemble(study, config, extras)
     return RunResult(
         study=study,
@@ -130,9 +136,14 @@ def run_study(
 
 
 @contextmanager
-def _alone(paths: StudyPaths) -> Iterator[None]:
-    """Hold the study's exclusive lock, so that no second run works on it."""
+def _alone(paths: StudyPaths) -> Iterator[Callable[[], None]]:
+    """Hold the study's exclusive lock, so that no second run works on it.
+
+    Give what is called once the study is made: until then, nothing of a new one is left behind.
+    From then on nothing is removed, even if somebody moves its database away meanwhile.
+    """
     new = not paths.folder.exists()
+    made = threading.Event()
     lock = FileLock(paths.supervisor_lock)
     try:
         paths.folder.mkdir(parents=True, exist_ok=True)
@@ -148,15 +159,17 @@ def _alone(paths: StudyPaths) -> Iterator[None]:
             "another folder."
         ) from error
     try:
-        yield
+        yield made.set
     finally:
         lock.release()
-        if new and not has_study(paths):
+        if new and not made.is_set() and not has_study(paths):
             _remove_traces(paths)
 
 
 def _remove_traces(paths: StudyPaths) -> None:
-    """Leave nothing of a study that could not be made."""
+    """Leave nothing of a study that could not be made; one that has trials was made."""
+    if paths.trials.exists():
+        return
     for path in (paths.supervisor_lock, paths.trial_lock, paths.log, paths.roles, paths.config):
         path.unlink(missing_ok=True)
     if not any(paths.folder.iterdir()):
@@ -191,6 +204,7 @@ def _train_extras(study: Study, started: float, observer: Observer) -> list[Trai
     effort = Effort(
         ends_at=training_end(study.record.config, started=started),
         on_change=on_change,
+        on_decode=observer.on_decode,
         stop_requested=observer.stop_requested,
     )
     return train_what_is_asked(study, effort)
@@ -212,6 +226,13 @@ def _wait_for_room(study: Study, observer: Observer) -> bool:
     has_room = wait_for_room(study.paths, RESERVE_BYTES, stopping)
     observer.on_shortage("")
     return has_room
+
+
+def _with_images(study: Study, observer: Observer) -> Study:
+    """Have the decoded images there for the ensemble; somebody may have freed them meanwhile."""
+    studies = study.paths.folder.parent
+    store = restore_images(study.paths, study.record, studies, observer.on_decode)
+    return replace(study, record=study.record.model_copy(update={"store": store}))
 
 
 def _newest_ensemble(

@@ -15,7 +15,7 @@ from search.data.store import open_store
 from search.durations import format_duration
 from search.ensembling import EnsembleResult
 from search.extra_trainings import Effort, Trained
-from search.interruption import Interruption, watched_signals
+from search.interruption import Interruption, until_interrupted, watched_signals
 from search.live import LiveView
 from search.logs import logged_to_file
 from search.orders import train_what_is_asked
@@ -45,19 +45,12 @@ def run_and_report(given: StudyConfig, *, studies: Path, json: bool) -> int:
     """
     progress, report = Console(stderr=True), Console()
     with watched_signals() as interruption, LiveView(console=progress) as view:
-
-        def on_decode(n_done: int, n_images: int) -> None:
-            view.show_decoding(n_done, n_images)
-            if interruption():
-                progress.print("interrupted while decoding images; the study is not begun")
-                raise SystemExit(interruption.exit_code)
-
         observer = Observer(
             on_change=view.show,
             on_ensemble=view.show_ensemble,
             on_shortage=view.show_shortage,
             on_warning=view.show_warning,
-            on_decode=on_decode,
+            on_decode=until_interrupted(interruption, view.show_decoding, progress.print),
             stop_requested=interruption,
         )
         result = run_study(given, studies=studies, observer=observer)
@@ -93,7 +86,11 @@ def ensemble_and_report(
     with logged_to_file(study.paths.log):
         check(study)
         with watched_signals() as interruption, LiveView(console=progress) as view:
-            effort = Effort(on_change=view.show, stop_requested=interruption)
+            effort = Effort(
+                on_change=view.show,
+                on_decode=until_interrupted(interruption, view.show_decoding, progress.print),
+                stop_requested=interruption,
+            )
             extras = train_what_is_asked(study, effort)
         if any(each.end.interrupted for each in extras):
             _say(progress, "interrupted; everything is kept, and the same command goes on")

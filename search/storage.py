@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.backends import PatientStorage, SQLiteStorage, shared_storage, storage_errors
 from search.database import look_into
-from search.drivers import explain
+from search.drivers import explain, is_no_database
 from search.errors import StorageError
 from search.location import Location, Server, SQLiteFile, location_of
 from search.new_storage import new_storage
@@ -90,9 +90,10 @@ def open_study(
             storage=open_storage(paths), study_name=paths.name, sampler=sampler, pruner=pruner
         )
     except problems as error:
-        raise StorageError(
-            f"{location}: not the database of study {paths.name!r}: {explain(error)}."
-        ) from error
+        problem = "cannot be used"
+        if isinstance(error, RuntimeError) or is_no_database(error):  # or of another version
+            problem = f"not the database of study {paths.name!r}"
+        raise StorageError(f"{location}: {problem}: {explain(error)}.") from error
 
 
 def open_storage(paths: StudyPaths) -> PatientStorage:

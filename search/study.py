@@ -8,9 +8,11 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from ensembles.metrics import METRICS
-from search.database import count_states, read_attributes, read_best
-from search.errors import NothingToDoError
-from search.location import has_study
+from search.config import check_name
+from search.database import count_states, read_all, read_attributes, read_best
+from search.drivers import is_frozen
+from search.errors import ConfigError, NothingToDoError
+from search.location import has_study, location_of
 from search.paths import DEFAULT_STUDIES, StudyPaths
 from search.record import StudyRecord, record_of
 from search.trials import TrialCounts, name_counts, ranked
@@ -35,6 +37,8 @@ class Study:
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials, by number."""
+        if is_frozen(location_of(self.paths)):  # where Optuna would want to write
+            return read_all(self.paths)
         return self._opened.get_trials(deepcopy=False)
 
     @cached_property
@@ -74,25 +78,47 @@ def load_study(name: str | None = None, *, studies: Path = DEFAULT_STUDIES) -> S
         studies: Folder of studies.
 
     Raises:
+        ConfigError: No study can have that name.
         NothingToDoError: There is none, or none of that name.
         StorageError: Its database cannot be read.
     """
-    paths = StudyPaths(studies / name) if name else _newest(studies)
+    paths = _newest(studies) if name is None else study_paths(name, studies)
     return Study(paths=paths, record=record_of(paths.name, read_attributes(paths)))
 
 
+def study_paths(name: str, studies: Path) -> StudyPaths:
+    """Return the files of a study of that name, whether it is there or not.
+
+    Raises:
+        ConfigError: No study can have that name.
+    """
+    check_name(name)
+    return StudyPaths(studies / name)
+
+
 def list_studies(studies: Path = DEFAULT_STUDIES) -> list[StudyPaths]:
-    """Return the studies of a folder, the one that was worked on last first."""
+    """Return the studies of a folder, the one that was worked on last first.
+
+    Raises:
+        ConfigError: It is no folder.
+    """
+    if studies.exists() and not studies.is_dir():
+        raise ConfigError(f"{studies}: not a folder; --studies names the folder of studies.")
     found = [StudyPaths(path) for path in studies.glob("*") if has_study(StudyPaths(path))]
     return sorted(found, key=_worked_on, reverse=True)
+
+
+def no_study(studies: Path) -> NothingToDoError:
+    """Return the error that says that a folder has no study."""
+    return NothingToDoError(
+        f"there is no study in {studies} yet; `python -m search run` makes one."
+    )
 
 
 def _newest(studies: Path) -> StudyPaths:
     found = list_studies(studies)
     if not found:
-        raise NothingToDoError(
-            f"there is no study in {studies} yet; `python -m search run` makes one."
-        )
+        raise no_study(studies)
     return found[0]
 
 

@@ -18,7 +18,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.devices import MemoryUse, Slot, share_out
-from search.errors import DiskFullError, SearchError
+from search.errors import DiskFullError, SearchError, StorageError
+from search.location import has_study
 from search.orphans import OrphanWatch
 from search.owners import owner_of, this_process
 from search.panel import NO_TRIAL
@@ -112,8 +113,17 @@ class Supervisor:
             How it ended. No worker is alive any more, and no trial is left running.
 
         Raises:
-            SearchError: No slot is left, or all trials fail; the reason is in the message.
+            SearchError: No slot is left, all trials fail, or the study was deleted meanwhile; the
+                reason is in the message.
         """
+        try:
+            return self._run()
+        except (SearchError, OSError) as error:
+            if has_study(self.paths):
+                raise
+            raise SearchError(f"study {self.paths.name!r} was deleted while it ran.") from error
+
+    def _run(self) -> SearchEnd:
         began = time.monotonic()
         study = open_study(self.paths)
         watch = OrphanWatch(study)
@@ -123,6 +133,7 @@ class Supervisor:
         n_trials = self.record.config.trials
         try:
             while True:
+                self._check_presence()
                 self._reap(watch)
                 self._end_silent(study)
                 trials = study.get_trials(deepcopy=False)
@@ -144,6 +155,11 @@ class Supervisor:
             out_of_time=not interrupted and self._n_finished < n_trials,
             stopped_slots=self._stopped(),
         )
+
+    def _check_presence(self) -> None:
+        """Leave at once where the study is gone; what its open files still say is no use."""
+        if not has_study(self.paths):
+            raise StorageError(f"{self.paths.folder}: holds no study any more.")
 
     def _begin(self, study: optuna.Study) -> None:
         """Remember what was there; the troubles of an earlier run are not those of this one."""

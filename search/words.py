@@ -16,6 +16,15 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(words)}."
 
 
+def is_text(name: str) -> bool:
+    """Tell whether a name can be written as UTF-8; on the disk a file may have any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def n_of(n_finished: int, n_asked: int) -> str:
     """Return `6 of 20`, or `100` where a study has more than somebody asks of it now."""
     return f"{n_finished} of {n_asked}" if n_finished <= n_asked else str(n_finished)

@@ -58,7 +58,10 @@ def work(order: WorkerOrder, stop: Event, panel: Panel) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
     leave_out_stops()
     paths = StudyPaths(order.folder)
-    log_to_file(paths.log)
+    try:
+        log_to_file(paths.log)
+    except FileNotFoundError:
+        sys.exit(1)  # the study has just been deleted, which the supervisor finds out and tells
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_without, args=(parent,), daemon=True).start()

@@ -1,5 +1,6 @@
 """Go on with a study."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -57,6 +58,6 @@ def main(
 def _n_trials(text: str | None, before: int) -> int | None:
     if text is None:
         return None
-    if not text.removeprefix("+").isdigit():
+    if not re.fullmatch(r"\+?[0-9]{1,18}", text):
         raise ConfigError(f"--trials: expected a number such as 150 or +50, got {text!r}.")
     return before + int(text) if text.startswith("+") else int(text)

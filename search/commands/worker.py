@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from search.errors import NothingToDoError
-from search.interruption import Interruption, watched_signals
+from search.interruption import Interruption, until_interrupted, watched_signals
 from search.paths import DEFAULT_STUDIES
 from search.words import n_of
 
@@ -85,7 +85,7 @@ def main(
         observer = Observer(
             on_change=view.show,
             on_shortage=view.show_shortage,
-            on_decode=view.show_decoding,
+            on_decode=until_interrupted(interruption, view.show_decoding, progress.print),
             stop_requested=interruption,
         )
         joined = work_on_study(request, observer)

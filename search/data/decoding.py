@@ -12,14 +12,16 @@ Choices that could have gone otherwise:
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
-from joblib import Parallel, delayed
 
 from ensembles.images import ImageError, Source, load_image, measure_image, open_image
 from ensembles.inputs import Fit, ImageInput
@@ -31,6 +33,14 @@ AUTOMATIC_SIZES = (32, 64, 96, 128)
 _SAMPLE = 256
 _CHUNK_BYTES = 1 << 23
 _HEADER_BYTES = 128
+_LOOK_SECONDS = 0.5
+"""Between two calls of `on_progress`, at the most: whoever is told may want to end it all."""
+
+OnProgress: TypeAlias = Callable[[int, int], None]
+
+
+def untold(_n_done: int, _n_images: int) -> None:
+    """Tell nobody how many images are decoded."""
 
 
 class Skipped(NamedTuple):
@@ -52,21 +62,34 @@ class Decoded:
     """The other pictures."""
 
 
-def choose_input(listing: Listing, *, image_size: int | None, fit: Fit) -> ImageInput:
+def choose_input(
+    listing: Listing,
+    *,
+    image_size: int | None,
+    fit: Fit,
+    on_progress: OnProgress = untold,
+) -> ImageInput:
     """Decide size and channels by a sample, evenly spread over the listing.
 
     Args:
         listing: The images.
         image_size: Side in pixels; none: decided here.
         fit: Passed through.
+        on_progress: Called before each picture of the sample with 0 and the images in all.
 
     Returns:
         The input without mean and std. One channel if no picture of the sample has colour.
     """
     n_images = len(listing.names)
     rows = np.unique(np.linspace(0, n_images - 1, min(n_images, _SAMPLE)).astype(int)).tolist()
-    channels = 1 if all(_is_grey(listing.load(row)) for row in rows) else 3
-    return ImageInput(size=image_size or _choose_size(listing, rows), channels=channels, fit=fit)
+
+    def look_at(row: int) -> Source:
+        on_progress(0, n_images)
+        return listing.load(row)
+
+    channels = 1 if all(_is_grey(look_at(row)) for row in rows) else 3
+    size = image_size or _choose_size(look_at(row) for row in rows)
+    return ImageInput(size=size, channels=channels, fit=fit)
 
 
 def decode_images(
@@ -75,7 +98,7 @@ def decode_images(
     *,
     path: Path,
     pad: int,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress = untold,
     n_threads: int = 1,
 ) -> Decoded:
     """Decode all pictures into one `.npy` file of `uint8`, (n, h, w, c), padded by reflection.
@@ -85,7 +108,8 @@ def decode_images(
         image_input: Size, channels and fit.
         path: The file to write.
         pad: Pixels to add on each side.
-        on_progress: Called with the images done and the images in all, from this thread.
+        on_progress: Called with the images done and the images in all, from this thread; at least
+            twice a second. What it raises ends the decoding.
         n_threads: Threads that decode.
 
     Returns:
@@ -97,7 +121,7 @@ def decode_images(
     side = image_input.size + 2 * pad
     with path.open("wb") as file:
         file.write(bytes(_HEADER_BYTES))
-        for start, chunk in _decode_chunks(listing, image_input, n_threads):
+        for start, chunk in _decode_chunks(listing, image_input, n_threads, on_progress):
             for row, pixels in enumerate(chunk, start):
                 if isinstance(pixels, ImageError):
                     skipped.append(Skipped(listing.names[row], str(pixels)))
@@ -107,8 +131,7 @@ def decode_images(
             file.write(
                 _padded([pixels for pixels in chunk if not isinstance(pixels, ImageError)], pad)
             )
-            if on_progress:
-                on_progress(start + len(chunk), len(listing.names))
+            on_progress(start + len(chunk), len(listing.names))
         file.seek(0)
         file.write(_header((len(rows), side, side, image_input.channels)))
         flush(file)
@@ -126,9 +149,10 @@ def flush(file: BinaryIO) -> None:
 
 
 def _decode_chunks(
-    listing: Listing, image_input: ImageInput, n_threads: int
+    listing: Listing, image_input: ImageInput, n_threads: int, on_progress: OnProgress
 ) -> Iterator[tuple[int, list[np.ndarray | ImageError]]]:
     """Yield the place of the first picture and the pixels, or the reason there are none."""
+    leaving = threading.Event()
 
     def decode(row: int) -> np.ndarray | ImageError:
         try:
@@ -137,17 +161,23 @@ def _decode_chunks(
             return error
 
     def decode_part(part: range) -> list[np.ndarray | ImageError]:
-        return [decode(row) for row in part]
+        return [decode(row) for row in part if not leaving.is_set()]
 
     n_images = len(listing.names)
     step = max(n_threads, _CHUNK_BYTES // (image_input.size**2 * image_input.channels))
     part = -(-step // (4 * n_threads))  # a few parts for each thread, so that none waits long
-    with Parallel(n_jobs=n_threads, prefer="threads") as parallel:
-        for start in range(0, n_images, step):
-            stop = min(start + step, n_images)
-            parts = [range(at, min(at + part, stop)) for at in range(start, stop, part)]
-            decoded = parallel(delayed(decode_part)(part) for part in parts)
-            yield start, [pixels for done in decoded for pixels in done]
+    with ThreadPoolExecutor(n_threads) as pool:
+        try:
+            for start in range(0, n_images, step):
+                stop = min(start + step, n_images)
+                parts = [range(at, min(at + part, stop)) for at in range(start, stop, part)]
+                futures = [pool.submit(decode_part, part) for part in parts]
+                while wait(futures, timeout=_LOOK_SECONDS).not_done:
+                    n_done = sum(map(len, compress(parts, [each.done() for each in futures])))
+                    on_progress(start + n_done, n_images)
+                yield start, [pixels for future in futures for pixels in future.result()]
+        finally:
+            leaving.set()
 
 
 def _padded(images: list[UInt8[np.ndarray, "h w c"]], pad: int) -> bytes:
@@ -168,11 +198,11 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return magic + length.to_bytes(2, "little") + text.ljust(length - 1).encode() + b"\n"
 
 
-def _choose_size(listing: Listing, rows: list[int]) -> int:
+def _choose_size(sources: Iterable[Source]) -> int:
     sizes = []
-    for row in rows:
+    for source in sources:
         try:
-            sizes.append(measure_image(listing.load(row)))
+            sizes.append(measure_image(source))
         except ImageError:
             continue
     if not sizes:

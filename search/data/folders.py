@@ -14,6 +14,7 @@ from ensembles.images import ImageError, ImageFile, scan_images
 from ensembles.ordering import natural_order
 from search.data.listing import GIVEN, SPLIT_NAMES, Given, Listing, digest, shortened
 from search.errors import DataError
+from search.words import is_text
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ def read_folder(root: Path) -> Listing:
     given: list[int] = []
     for split, folder in _splits(root):
         for name in _class_folders(folder):
+            if not is_text(name):
+                raise DataError(
+                    f"{folder}: the name of its class folder {name!a} is not UTF-8; rename it."
+                )
             found = _pictures(folder / name)
             if not found:
                 raise DataError(

@@ -11,7 +11,7 @@ from search.data.listing import Listing
 from search.data.manifests import read_manifest
 from search.data.torchvision_sets import SETS, read_torchvision
 from search.errors import DataError
-from search.words import suggestion
+from search.words import is_text, suggestion
 
 DIGITS = "digits"
 
@@ -51,6 +51,8 @@ def list_dataset(request: DataRequest) -> Listing:
     if name in SETS:
         return read_torchvision(name, root=request.data_root, download=request.download)
     path = Path(request.data).expanduser()
+    if not is_text(str(path.absolute())):
+        raise DataError(f"--data: {str(path)!a}: the path is not UTF-8; rename it.")
     if path.is_dir():
         return read_folder(path)
     if path.suffix.lower() in FILE_READERS and path.is_file():
@@ -60,6 +62,11 @@ def list_dataset(request: DataRequest) -> Listing:
 
 def _unknown(data: str, path: Path) -> str:
     """Say what is wrong with a name that leads nowhere."""
+    if path.exists() and not path.is_file():
+        return (
+            f"{data}: neither a folder nor a regular file; expected a folder, a .csv or an .npz "
+            "file."
+        )
     if path.is_file():
         return f"{data}: expected a folder, a .csv or an .npz file; unpack an archive first."
     looks_like_path = path.suffix or path.name != data

@@ -25,12 +25,20 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from jaxtyping import Int64, UInt8, UInt64
 from pydantic import BaseModel, ConfigDict
 
 from ensembles.inputs import Fit, ImageInput
-from search.data.decoding import Decoded, Skipped, choose_input, decode_images, flush
+from search.data.decoding import (
+    Decoded,
+    OnProgress,
+    Skipped,
+    choose_input,
+    decode_images,
+    flush,
+    untold,
+)
 from search.data.listing import Listing, digest
 from search.errors import DataError, SearchError
 from spaces.task import Task
@@ -40,6 +48,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION: Literal[1] = 1
 """Of the folder; a change makes every cache be made anew."""
 
+_WAIT_SECONDS = 0.5
 _IMAGES, _ROWS, _NAMES, _MANIFEST = "images.npy", "rows.npz", "names.json", "manifest.json"
 
 
@@ -139,7 +148,7 @@ def prepare_store(
     cache_folder: Path,
     image_size: int | None = None,
     fit: Fit = "crop",
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress = untold,
     n_threads: int | None = None,
 ) -> ImageStore:
     """Decode all images, or find them decoded already.
@@ -153,7 +162,8 @@ def prepare_store(
             most 64, else the nearest of `decoding.AUTOMATIC_SIZES` to the median of the shorter
             sides.
         fit: How a picture that is not square becomes one.
-        on_progress: Called with the images done and the images in all, from this thread.
+        on_progress: Called with the images done and the images in all, from this thread, at least
+            twice a second, also while another process decodes them. What it raises ends it all.
         n_threads: Threads that decode; default: one per processor.
 
     Returns:
@@ -168,9 +178,12 @@ def prepare_store(
         return open_store(folder)
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")), _written_whole(folder) as partial:
+        alone = _locked(folder.with_suffix(".lock"), lambda: on_progress(0, len(listing.names)))
+        with alone, _written_whole(folder) as partial:
             if partial:
-                image_input = choose_input(listing, image_size=image_size, fit=fit)
+                image_input = choose_input(
+                    listing, image_size=image_size, fit=fit, on_progress=on_progress
+                )
                 threads = n_threads or os.cpu_count() or 1
                 _write_store(partial, listing, image_input, on_progress, threads)
     except OSError as error:
@@ -215,6 +228,23 @@ def open_store(folder: Path) -> ImageStore:
 
 
 @contextmanager
+def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock; while another process does, say every now and then that we wait."""
+    lock = FileLock(path)
+    while True:
+        try:
+            lock.acquire(timeout=_WAIT_SECONDS)
+        except Timeout:
+            on_wait()
+        else:
+            break
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def _written_whole(folder: Path) -> Iterator[Path | None]:
     """Give an empty folder that takes its place when the block ends well; none if it is there.
 
@@ -254,7 +284,7 @@ def _write_store(
     folder: Path,
     listing: Listing,
     image_input: ImageInput,
-    on_progress: Callable[[int, int], None] | None,
+    on_progress: OnProgress,
     n_threads: int,
 ) -> None:
     """Write all files of a store into an empty folder."""

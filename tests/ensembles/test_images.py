@@ -1,4 +1,6 @@
 import io
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -336,3 +338,27 @@ def test_a_link_back_up_is_not_followed(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_cannot_be_listed(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"cannot list .*: No such file or directory"):
         list_images(tmp_path / "gone")
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """Return a pipe that nobody writes to: whoever opens it to read waits for ever."""
+    path = tmp_path / "pipe.png"
+    os.mkfifo(path)
+    return path
+
+
+def test_only_regular_files_are_listed(pipe: Path) -> None:
+    folder = pipe.parent
+    (folder / "1.png").touch()
+    (folder / "2.png").symlink_to("1.png")
+    (folder / "3.png").symlink_to(pipe)
+    (folder / "4.png").symlink_to("/dev/zero")
+
+    assert list_images(folder) == [folder / "1.png", folder / "2.png"]
+
+
+@pytest.mark.parametrize("read", [open_image, measure_image])
+def test_a_pipe_is_refused_and_not_opened(pipe: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(ImageError, match=r"^not a regular file$"):
+        read(pipe)

@@ -12,12 +12,20 @@ import pytest
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from servers import Cluster
+from sqlalchemy.exc import SQLAlchemyError
 
 from search import backends, drivers
 from search.errors import ConfigError, StorageError
 from search.location import Location, parse_server
 from search.paths import StudyPaths
 from search.storage import alone, ask, backend_of, create_study, open_study, tell
+
+
+def test_a_database_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    with pytest.raises(SQLAlchemyError, match="unable to open database file"):
+        backends.SQLiteStorage(tmp_path / "study.db", tmp_path / "study.db.lock")
+
+    assert not (tmp_path / "study.db").exists()
 
 
 def make(paths: StudyPaths, location: Location | None = None) -> optuna.Study:

@@ -1,6 +1,8 @@
 """Bad input, whatever it is, ends in one line that helps and the right exit code."""
 
 import json
+import os
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -52,6 +54,11 @@ FLAGS = [
     ("run --workers 0", "--workers: Input should be greater than or equal to 1"),
     ("run --workers 99999", "--workers: Input should be less than or equal to 1024, got '99999'"),
     ("run --seed -1", "--seed: Input should be greater than or equal to 0, got '-1'"),
+    ("run --seed 99999999999999999999999", "--seed: Input should be less than or equal to 42949"),
+    ("run --trials 10000001", "--trials: Input should be less than or equal to 10000000, got"),
+    ("resume fresh --trials 10000001", "resume: trials: Input should be less than or equal to 1"),
+    ("resume fresh --trials +10000000", "resume: trials: Input should be less than or equal to"),
+    ("resume fresh --trials \u00b2", "--trials: expected a number such as 150 or +50, got"),
     ("run --seed 1 --seed 2", "Parameter --seed specified multiple times"),
     ("run --image-size 2", "--image-size: Input should be greater than or equal to 4, got '2'"),
     ("run --image-size 999", "--image-size: Input should be less than or equal to 512, got '999'"),
@@ -87,6 +94,7 @@ FLAGS = [
     ),
     ("run --name ../x", "--name: a name has letters, digits, dots, dashes and underscores"),
     ("run --name .x", "--name: a name has letters, digits, dots, dashes and underscores"),
+    ("list --studies text.txt", "text.txt: not a folder; --studies names the folder of studies"),
     ("run --download=maybe", 'Invalid value for --download: unable to convert "maybe"'),
     (
         "run --devices gpu",
@@ -185,6 +193,9 @@ DATA = [
     ("one", "one: only one class, 'left'; a search needs at least 2 classes"),
     ("few", "class 'right' has 2 images: none is left for the ens role"),
     ("gap", "gap/third: no pictures in this class folder; add some, or remove it"),
+    ("/dev/null", "/dev/null: neither a folder nor a regular file; expected a folder, a .csv or"),
+    ("bytes", "bytes: the name of its class folder 'right\\udcff' is not UTF-8; rename it"),
+    ("\udcff", "--data: '\\udcff': the path is not UTF-8; rename it"),
     ("untrained", "untrained: has val but no folder 'train'; expected train/CLASS/*.jpg"),
     ("broken", "broken: 10 of 10 pictures cannot be read; the first, left/000.png: not a picture"),
     ("cut", "cut: no picture of class 'left' can be read; mend its files"),
@@ -217,6 +228,7 @@ def draw_data() -> None:
         picture.write_bytes(b"no picture")
     for picture in draw_folder(Path("cut"), {"left": 5, "right": 5}).glob("left/*.png"):
         picture.write_bytes(picture.read_bytes()[:60])
+    draw_folder(Path("bytes"), {"left": 5, "right\udcff": 5})
     for folder in ("empty", "gap/third"):
         Path(folder).mkdir()
     for name, text in {
@@ -315,6 +327,25 @@ def make_plain_study() -> None:
 
 
 STUDIES = [
+    Case(
+        words="run --data pipe.csv",
+        message="pipe.csv: neither a folder nor a regular file; expected a folder, a .csv or an",
+        prepare=lambda: os.mkfifo("pipe.csv"),
+    ),
+    *(
+        Case(words=f"{command} {name}", message=f"{where}a name has letters, digits, dots, dashes")
+        for command, where in [*((each, "") for each in READERS), ("worker", "worker: name: ")]
+        for name in ("../studies/fresh", "fresh/")
+    ),
+    *(
+        Case(words=f"{command} ''", message="a name has letters, digits, dots, dashes")
+        for command in (*READERS, "worker", "copy --to studies/fresh")
+    ),
+    Case(
+        words="list --studies nowhere",
+        code=3,
+        message="there is no study in nowhere yet; `python -m search run` makes one",
+    ),
     *(
         Case(words=f"{command} absent", code=3, message="there is no study 'absent' in studies")
         for command in READERS
@@ -653,7 +684,7 @@ def test_bad_input_is_one_line_and_an_exit_code(
     before = sorted(Path("studies").iterdir())
     capsys.readouterr()
 
-    code = main(case.words.replace(PORT, str(taken_port)).split())
+    code = main(shlex.split(case.words.replace(PORT, str(taken_port))))
 
     told = capsys.readouterr()
     assert told.err.startswith(f"error: {case.message.replace(PORT, str(taken_port))}")

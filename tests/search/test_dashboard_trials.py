@@ -36,7 +36,7 @@ DISTRIBUTIONS = {
 def storage(tmp_path: Path) -> BaseStorage:
     """Return a storage as the dashboard opens it, with a trial of each kind in it."""
     paths = StudyPaths(tmp_path)
-    storage = get_storage(SQLiteStorage(paths.database, paths.trial_lock))
+    storage = get_storage(SQLiteStorage(paths.database, paths.trial_lock, new=True))
     study = optuna.create_study(storage=storage, study_name="kinds")
     study.set_user_attr("data", "digits")
     for value in (0.25, INFINITE, -INFINITE):

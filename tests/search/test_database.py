@@ -1,3 +1,4 @@
+import os
 import sqlite3
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from search.database import count_states, look_into, read_attributes, read_best
+from search.database import count_states, look_into, read_all, read_attributes, read_best
 from search.drivers import explain
 from search.errors import NothingToDoError, StorageError
 from search.paths import StudyPaths
@@ -94,3 +95,40 @@ def test_what_sqlite_says_is_told_with_what_can_be_done(paths: StudyPaths) -> No
     assert full.startswith("database or disk is full; free some space")
     locked = explain(sqlite3.OperationalError("database is locked"))
     assert locked == "database is locked; another process has held it for more than 120 s"
+
+
+def test_all_trials_are_those_that_optuna_reads(paths: StudyPaths) -> None:
+    add(paths, 0.5, 0.25)
+
+    assert read_all(paths) == open_study(paths).get_trials()
+
+
+def test_where_nothing_can_be_written_a_look_writes_nothing(
+    paths: StudyPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.W_OK)
+    before = set(paths.folder.iterdir())
+
+    with look_into(paths) as (connection, _):
+        assert connection.execute("SELECT COUNT(*) FROM trials").fetchone() == (1,)
+        assert set(paths.folder.iterdir()) == before
+
+
+def test_trials_in_a_log_are_not_missed_where_nothing_can_be_written(
+    paths: StudyPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.W_OK)
+    study = open_study(paths)
+    study.add_trial(create_trial(value=0.5))  # in the log as long as the study is open
+
+    assert count_states(paths)[TrialState.COMPLETE] == 1
+
+
+def test_a_database_that_cannot_be_opened_is_not_called_another_file(paths: StudyPaths) -> None:
+    wal = paths.database.with_name("study.db-wal")
+    wal.unlink(missing_ok=True)
+    wal.mkdir()
+
+    for read in (count_states, open_study):
+        with pytest.raises(StorageError, match=r"study\.db: cannot be used: unable to open d"):
+            read(paths)

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from runs import make_tiny_study
 
 from search.curve_points import write_curve
 from search.documents import best_document, list_document, status_document
-from search.errors import NothingToDoError
+from search.errors import ConfigError, NothingToDoError
+from search.logs import logged_to_file
 from search.storage import open_study
 from search.study import Study
 
@@ -41,6 +43,26 @@ def test_a_study_is_active_while_a_run_holds_its_lock(unstarted: Study) -> None:
 
     assert active
     assert not status_document(unstarted)["active"]
+
+
+def test_the_status_of_a_study_writes_nothing_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_tiny_study(tmp_path, name="a")
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.W_OK)
+    before = set(study.paths.folder.iterdir())
+
+    assert not status_document(study)["active"]
+    assert len(study.trials()) == study.counts().waiting
+
+    assert set(study.paths.folder.iterdir()) == before
+
+
+def test_a_log_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
+    log = tmp_path / "gone" / "log.jsonl"
+
+    with pytest.raises(ConfigError, match="cannot be written: No such file"), logged_to_file(log):
+        pass
 
 
 def test_the_best_of_no_complete_trial_is_nothing_to_show(unstarted: Study) -> None:

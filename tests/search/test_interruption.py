@@ -1,10 +1,12 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -19,6 +21,9 @@ from runs import (
     worker_pids,
 )
 
+from ensembles.inputs import ImageInput
+from search.cli import main
+from search.data import decoding, store
 from search.devices import Slot
 from search.interruption import watched_signals
 from search.loop import run_trials
@@ -69,6 +74,47 @@ def assert_whole(shell: Shell, *, n_trials: int) -> None:
     trials = shell.study("digits").trials()[:n_trials]
     assert all(sorted(trial.intermediate_values) == [*range(1, 41)] for trial in trials)
     assert not list(shell.studies.glob("digits/trials/*/checkpoint.pt"))
+
+
+ONE_THREAD = Slot(number=0, device="cpu", n_threads=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("run --data digits", 130),
+        ("resume digits", 143),
+        ("worker digits", 143),
+        ("ensemble digits --seeds 2", 130),
+    ],
+)
+def test_the_first_signal_ends_the_decoding_of_images(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    code: int,
+) -> None:
+    study = make_tiny_study(tmp_path, trials=1, epochs=1)
+    if "ensemble" in words:
+        run_trials(study.paths, ONE_THREAD, lambda: False, n_trials=1, deadline=None)
+    shutil.rmtree(tmp_path / ".cache")
+
+    def interrupted(*args: Any, **options: Any) -> ImageInput:
+        os.kill(os.getpid(), code - 128)
+        return decoding.choose_input(*args, **options)
+
+    monkeypatch.setattr(store, "choose_input", interrupted)
+
+    with pytest.raises(SystemExit) as left:
+        main([*words.split(), "--studies", str(tmp_path)])
+
+    assert left.value.code == code
+    assert (
+        "interrupted while decoding images; the same command decodes them"
+        in capsys.readouterr().err
+    )
+    assert study.paths.database.is_file()
 
 
 @pytest.mark.slow

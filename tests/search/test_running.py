@@ -16,10 +16,11 @@ from PIL import Image
 from runs import TINY, Finished, draw_folder, make_tiny_study
 from safetensors.numpy import load_file
 
-from search import checkpoints, devices, schedule
+from search import checkpoints, devices, running, schedule
 from search.cli import main
 from search.config import StudyConfig
 from search.devices import Slot
+from search.errors import SearchError
 from search.loop import run_trials
 from search.predictions import has_predictions
 from search.retention import kept_trials
@@ -27,6 +28,7 @@ from search.rungs import Rungs
 from search.running import RunResult, run_study
 from search.schedule import Deadline
 from search.study import Study, load_study
+from search.supervisor import SearchEnd
 
 ONE_THREAD = Slot(number=0, device="cpu", n_threads=1)
 HALVES = {"left": 30, "right": 30}
@@ -428,6 +430,38 @@ def test_given_folders_keep_their_roles(tmp_path: Path) -> None:
     assert sizes["stop"] + sizes["ens"] <= 16
     assert sizes["test"] <= 12
     assert sum(sizes.values()) + result.study.record.dropped == 2 * (20 + 8 + 6) + 1
+
+
+def test_a_study_whose_database_is_moved_away_in_its_first_run_keeps_all_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_the_database(study: Study, *_: object) -> None:
+        study.paths.database.rename(tmp_path / "moved.db")
+        raise SearchError("the database is gone")
+
+    monkeypatch.setattr(running, "_search", lose_the_database)
+
+    with pytest.raises(SearchError, match="the database is gone"):
+        run_tiny(tmp_path / "studies", name="a")
+
+    left = {path.name for path in (tmp_path / "studies" / "a").iterdir()}
+    assert left >= {"roles.npz", "config.json", "log.jsonl"}
+
+
+def test_images_that_are_freed_during_the_search_are_decoded_again_for_the_ensemble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(study: Study, *_: object) -> SearchEnd:
+        run_trials(study.paths, ONE_THREAD, lambda: False, n_trials=2, deadline=None)
+        shutil.rmtree(tmp_path / ".cache")
+        return SearchEnd(interrupted=False, out_of_time=False)
+
+    monkeypatch.setattr(running, "_search", search)
+
+    result = run_tiny(tmp_path, name="a", limit_train=100)
+
+    assert result.ensemble is not None
+    assert result.study.record.store.is_dir()
 
 
 def test_a_study_that_cannot_be_made_leaves_no_trace(

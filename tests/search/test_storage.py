@@ -47,7 +47,9 @@ class TestContractOnSQLite(StorageTestCase):
     @pytest.fixture
     def storage(self) -> Iterator[BaseStorage]:
         with TemporaryDirectory() as folder:
-            storage = SQLiteStorage(Path(folder) / "study.db", Path(folder) / "study.db.lock")
+            storage = SQLiteStorage(
+                Path(folder) / "study.db", Path(folder) / "study.db.lock", new=True
+            )
             yield storage
             storage.remove_session()
             storage.engine.dispose()

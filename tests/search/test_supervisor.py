@@ -2,6 +2,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -55,6 +56,22 @@ def supervise(
         on_change=on_change,
         stop_requested=lambda: False,
     ).run()
+
+
+def test_a_study_that_is_deleted_meanwhile_ends_the_run_and_is_not_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_tiny_study(tmp_path, name="a")
+
+    def delete(*_: object) -> None:
+        shutil.rmtree(study.paths.folder)
+
+    monkeypatch.setattr(Supervisor, "_start_missing", delete)
+
+    with pytest.raises(SearchError, match=r"^study 'a' was deleted while it ran\.$"):
+        supervise(study, [HERE])
+
+    assert not study.paths.database.exists()
 
 
 def workers() -> list[int]:

@@ -1,4 +1,6 @@
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,7 @@ def test_chunks_and_threads_keep_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_threads: int
 ) -> None:
     monkeypatch.setattr(decoding, "_CHUNK_BYTES", 7 * 64)
+    monkeypatch.setattr(decoding, "_LOOK_SECONDS", 60)
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8), dtype=np.uint8)
     progress: list[tuple[int, int]] = []
 
@@ -95,6 +98,49 @@ def test_chunks_and_threads_keep_the_order(
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy")[:, 1:-1, 1:-1, 0], images)
     assert decoded.rows.tolist() == list(range(50))
     assert progress == [(done, 50) for done in (7, 14, 21, 28, 35, 42, 49, 50)]
+
+
+def test_decoding_can_be_ended_between_two_pictures_of_a_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_LOOK_SECONDS", 0.01)
+    listing = listing_of([blank(8, 8)] * 50)
+    is_asked_to_stop = threading.Event()
+    loaded: list[int] = []
+
+    def load(row: int) -> Source:
+        loaded.append(row)
+        assert is_asked_to_stop.wait(60)  # the first picture takes until somebody asks to stop
+        return listing.load(row)
+
+    def stop(n_done: int, n_images: int) -> None:
+        assert (n_done, n_images) == (0, 50)
+        is_asked_to_stop.set()
+        raise SystemExit(130)
+
+    with pytest.raises(SystemExit):
+        decode_images(
+            replace(listing, load=load),
+            ImageInput(size=8, channels=1),
+            path=tmp_path / "x.npy",
+            pad=1,
+            on_progress=stop,
+        )
+
+    assert len(loaded) < 50
+
+
+def test_the_sample_can_be_ended_between_two_pictures() -> None:
+    told: list[tuple[int, int]] = []
+
+    choose_input(
+        listing_of([blank(8, 8)] * 3),
+        image_size=8,
+        fit="crop",
+        on_progress=lambda *said: told.append(said),
+    )
+
+    assert told == [(0, 3)] * 3
 
 
 def test_unreadable_pictures_are_left_out_and_named(tmp_path: Path) -> None:

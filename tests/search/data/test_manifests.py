@@ -1,8 +1,11 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ensembles.inputs import ImageInput
+from search.data.decoding import decode_images
 from search.data.listing import GIVEN
 from search.data.manifests import read_manifest
 from search.errors import DataError
@@ -97,3 +100,16 @@ def test_what_is_no_table_is_refused(table: Path) -> None:
     table.write_text("path,label\n" + "x" * 200_000 + ",a\n")
     with pytest.raises(DataError, match="line 2: field larger than field limit"):
         read_manifest(table)
+
+
+def test_a_pipe_in_a_table_is_left_out_and_not_opened(table: Path, tmp_path: Path) -> None:
+    os.mkfifo(table.parent / "pipe.png")
+    table.write_text("path,label\n1.png,a\npipe.png,b\n", encoding="utf-8")
+    listing = read_manifest(table)
+
+    decoded = decode_images(
+        listing, ImageInput(size=8, channels=3), path=tmp_path / "images.npy", pad=1
+    )
+
+    assert decoded.rows.tolist() == [0]
+    assert decoded.skipped == (("pipe.png", "not a regular file"),)

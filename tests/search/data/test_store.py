@@ -1,12 +1,15 @@
 import json
 import logging
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
+from search.data import store as store_module
 from search.data.folders import read_folder
 from search.data.statistics import channel_statistics
 from search.data.store import ImageStore, open_store, prepare_store
@@ -42,7 +45,7 @@ def prepare(root: Path, cache: Path, **options: int) -> tuple[ImageStore, list[t
 def test_a_store_holds_what_the_listing_said(root: Path, cache: Path) -> None:
     store, progress = prepare(root, cache)
 
-    assert progress == [(8, 8)]
+    assert progress[-1] == (8, 8)
     assert store.task == Task(image_size=8, channels=3, n_classes=2)
     assert (store.image_input.size, store.image_input.fit, store.pad) == (8, "crop", 1)
     assert store.images.shape == (8, 10, 10, 3)
@@ -144,7 +147,7 @@ def test_what_a_killed_decoder_left_is_swept(root: Path, cache: Path) -> None:
 
     again, progress = prepare(root, cache)
 
-    assert progress == [(8, 8)]
+    assert progress[-1] == (8, 8)
     assert again.folder == store.folder
     assert not partial.exists()
 
@@ -161,7 +164,7 @@ def test_a_damaged_store_is_refused_by_workers_and_made_anew_by_a_start(
         DataError, match="no whole store of decoded images; `python -m search resume`"
     ):
         open_store(store.folder)
-    assert prepare(root, cache)[1] == [(8, 8)]
+    assert prepare(root, cache)[1][-1:] == [(8, 8)]
     assert (store.folder / name).read_bytes()[-50:] == whole[-50:]
 
 
@@ -183,7 +186,7 @@ def test_a_cache_that_cannot_be_written_is_told(root: Path, tmp_path: Path) -> N
 
 def _count_decodings(root: Path, cache: Path, barrier: object, counts: object) -> None:
     barrier.wait()  # type: ignore[attr-defined]
-    counts.put(len(prepare(root, cache)[1]))  # type: ignore[attr-defined]
+    counts.put(prepare(root, cache)[1].count((8, 8)))  # type: ignore[attr-defined]
 
 
 def test_two_starts_decode_once(root: Path, cache: Path) -> None:
@@ -219,3 +222,20 @@ def test_a_channel_without_contrast_is_not_divided_by_nothing(
     store.images[:] = 51
 
     assert channel_statistics(store, np.arange(2)) == ((0.2,), (1.0,))
+
+
+def test_the_wait_for_another_process_that_decodes_can_be_ended(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_WAIT_SECONDS", 0.01)
+    folder = prepare(root, cache)[0].folder
+    shutil.rmtree(folder)
+
+    def stop(n_done: int, n_images: int) -> None:
+        assert (n_done, n_images) == (0, 8)
+        raise SystemExit(130)
+
+    with FileLock(folder.with_suffix(".lock")), pytest.raises(SystemExit):
+        prepare_store(read_folder(root), cache_folder=cache, on_progress=stop)
+
+    assert not folder.exists()
