@@ -124,7 +124,7 @@ def run_study(
         if any(each.end.interrupted for each in extras):
             end = replace(end, interrupted=True)
         if not end.interrupted:
-            study = _with_images(study, observer)
+            study = with_images(study, observer.on_decode)
         ensemble = None if end.interrupted else _newest_ensemble(study, config, extras)
     return RunResult(
         study=study,
@@ -228,10 +228,10 @@ def _wait_for_room(study: Study, observer: Observer) -> bool:
     return has_room
 
 
-def _with_images(study: Study, observer: Observer) -> Study:
+def with_images(study: Study, on_decode: OnProgress | None) -> Study:
     """Have the decoded images there for the ensemble; somebody may have freed them meanwhile."""
     studies = study.paths.folder.parent
-    store = restore_images(study.paths, study.record, studies, observer.on_decode)
+    store = restore_images(study.paths, study.record, studies, on_decode)
     return replace(study, record=study.record.model_copy(update={"store": store}))
 
 

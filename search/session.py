@@ -21,7 +21,7 @@ from search.logs import logged_to_file
 from search.orders import train_what_is_asked
 from search.record import StudyRecord
 from search.reporting import print_best, print_ensemble, print_next_commands, print_soups
-from search.running import Observer, RunResult, run_study
+from search.running import Observer, RunResult, run_study, with_images
 from search.soup_records import Soup
 from search.study import Study
 from search.words import command, n_of
@@ -84,13 +84,11 @@ def ensemble_and_report(
     """
     progress, report = Console(stderr=True), Console()
     with logged_to_file(study.paths.log):
-        check(study)
         with watched_signals() as interruption, LiveView(console=progress) as view:
-            effort = Effort(
-                on_change=view.show,
-                on_decode=until_interrupted(interruption, view.show_decoding, progress.print),
-                stop_requested=interruption,
-            )
+            on_decode = until_interrupted(interruption, view.show_decoding, progress.print)
+            study = with_images(study, on_decode)
+            check(study)
+            effort = Effort(on_change=view.show, on_decode=on_decode, stop_requested=interruption)
             extras = train_what_is_asked(study, effort)
         if any(each.end.interrupted for each in extras):
             _say(progress, "interrupted; everything is kept, and the same command goes on")

@@ -14,14 +14,13 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
+from joblib import Parallel, delayed
 
 from ensembles.images import ImageError, Source, load_image, measure_image, open_image
 from ensembles.inputs import Fit, ImageInput
@@ -33,8 +32,8 @@ AUTOMATIC_SIZES = (32, 64, 96, 128)
 _SAMPLE = 256
 _CHUNK_BYTES = 1 << 23
 _HEADER_BYTES = 128
-_LOOK_SECONDS = 0.5
-"""Between two calls of `on_progress`, at the most: whoever is told may want to end it all."""
+_MAX_PART = 32
+"""Pictures that a thread decodes before `on_progress` is called, which may want to end it all."""
 
 OnProgress: TypeAlias = Callable[[int, int], None]
 
@@ -108,8 +107,8 @@ def decode_images(
         image_input: Size, channels and fit.
         path: The file to write.
         pad: Pixels to add on each side.
-        on_progress: Called with the images done and the images in all, from this thread; at least
-            twice a second. What it raises ends the decoding.
+        on_progress: Called with the images done and the images in all, from this thread, after
+            every few pictures. What it raises ends the decoding.
         n_threads: Threads that decode.
 
     Returns:
@@ -131,7 +130,6 @@ def decode_images(
             file.write(
                 _padded([pixels for pixels in chunk if not isinstance(pixels, ImageError)], pad)
             )
-            on_progress(start + len(chunk), len(listing.names))
         file.seek(0)
         file.write(_header((len(rows), side, side, image_input.channels)))
         flush(file)
@@ -165,17 +163,18 @@ def _decode_chunks(
 
     n_images = len(listing.names)
     step = max(n_threads, _CHUNK_BYTES // (image_input.size**2 * image_input.channels))
-    part = -(-step // (4 * n_threads))  # a few parts for each thread, so that none waits long
-    with ThreadPoolExecutor(n_threads) as pool:
+    # A few parts for each thread, so that none waits long.
+    part = min(_MAX_PART, -(-step // (4 * n_threads)))
+    with Parallel(n_jobs=n_threads, prefer="threads", return_as="generator") as parallel:
         try:
             for start in range(0, n_images, step):
                 stop = min(start + step, n_images)
                 parts = [range(at, min(at + part, stop)) for at in range(start, stop, part)]
-                futures = [pool.submit(decode_part, part) for part in parts]
-                while wait(futures, timeout=_LOOK_SECONDS).not_done:
-                    n_done = sum(map(len, compress(parts, [each.done() for each in futures])))
-                    on_progress(start + n_done, n_images)
-                yield start, [pixels for future in futures for pixels in future.result()]
+                chunk: list[np.ndarray | ImageError] = []
+                for decoded in parallel(delayed(decode_part)(part) for part in parts):
+                    chunk += decoded
+                    on_progress(start + len(chunk), n_images)
+                yield start, chunk
         finally:
             leaving.set()
 

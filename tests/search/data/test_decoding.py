@@ -82,7 +82,6 @@ def test_chunks_and_threads_keep_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_threads: int
 ) -> None:
     monkeypatch.setattr(decoding, "_CHUNK_BYTES", 7 * 64)
-    monkeypatch.setattr(decoding, "_LOOK_SECONDS", 60)
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8), dtype=np.uint8)
     progress: list[tuple[int, int]] = []
 
@@ -97,24 +96,27 @@ def test_chunks_and_threads_keep_the_order(
 
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy")[:, 1:-1, 1:-1, 0], images)
     assert decoded.rows.tolist() == list(range(50))
-    assert progress == [(done, 50) for done in (7, 14, 21, 28, 35, 42, 49, 50)]
+    n_done = [done for done, _ in progress]
+    assert n_done == sorted(set(n_done))
+    assert {7, 14, 21, 28, 35, 42, 49} < set(n_done)
+    assert progress[-1] == (50, 50)
 
 
 def test_decoding_can_be_ended_between_two_pictures_of_a_chunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(decoding, "_MAX_PART", 2)
     listing = listing_of([blank(8, 8)] * 50)
     is_asked_to_stop = threading.Event()
     loaded: list[int] = []
 
     def load(row: int) -> Source:
         loaded.append(row)
-        assert is_asked_to_stop.wait(60)  # the first picture takes until somebody asks to stop
+        assert row < 2 or is_asked_to_stop.wait(60)  # all but two take until somebody asks to stop
         return listing.load(row)
 
     def stop(n_done: int, n_images: int) -> None:
-        assert (n_done, n_images) == (0, 50)
+        assert (n_done, n_images) == (2, 50)
         is_asked_to_stop.set()
         raise SystemExit(130)
 
