@@ -39,7 +39,7 @@ def test_a_second_run_on_a_study_is_refused(
 
 
 def test_an_empty_folder_lists_no_study(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list"]) == 0
+    assert main(["list"]) == 3
     assert main(["list", "--json"]) == 0
 
     lines = capsys.readouterr().out.splitlines()
