@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -40,11 +39,10 @@ def test_a_second_run_on_a_study_is_refused(
 
 def test_an_empty_folder_lists_no_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 3
-    assert main(["list", "--json"]) == 0
 
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("there is no study in studies yet")
-    assert json.loads(lines[1]) == {"schema": 1, "studies": []}
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: there is no study in studies yet")
+    assert shown.out == ""
 
 
 def test_the_flag_goes_before_the_variable(
