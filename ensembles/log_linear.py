@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from ensembles.budget import Budget, Limit
 from ensembles.pool import Pool
 from ensembles.selection import rank_models, select_best
-from ensembles.subsets import SubsetFit, list_starts, select_backward, select_forward
+from ensembles.subsets import SubsetFit, SubsetSearch, list_starts
 
 PRIOR_IMAGES = 30.0
 """Strength of the pull towards the mean of the best five; flat between 10 and 100 on a large
@@ -102,8 +102,9 @@ def fit_log_linear(
         max_members: Most weights above 0; if the pool has more models, the members are chosen
             one by one.
         limits: What the members together may cost.
-        both_ways: Also drop members one by one from the fit of all, and take the better choice:
-            better by a tenth of a point for five of 64 models, at twenty times the time.
+        both_ways: Also drop members one by one from the fit of all, and take the better choice,
+            at some three times the time. For five of 64 models, 20 splits: 0.025 +- 0.021 points
+            of accuracy more (standard error), log-loss the same.
 
     Returns:
         One weight per model, at least 0, of any sum.
@@ -126,10 +127,10 @@ def fit_log_linear(
         return problem.loss_and_slopes(fitted.scattered(n_models))[1]
 
     firsts = [fit([start]) for start in list_starts(rank_models(pool), budget)]
-    best = select_forward(firsts, fit, slopes, max_members=max_members, limits=limits)
+    search = SubsetSearch(fit=fit, slopes=slopes, budget=budget)
+    best = search.forward(firsts)
     if both_ways:
-        whole = fit(list(range(n_models)))
-        shrunk = select_backward(whole, fit, slopes, max_members=max_members, limits=limits)
+        shrunk = search.backward(fit(list(range(n_models))))
         best = min(best, shrunk, key=lambda fitted: fitted.loss)
     return _at_least_one(best.scattered(n_models), firsts[0].scattered(n_models))
 

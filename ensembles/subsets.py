@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int
 
-from ensembles.budget import Budget, Limit
+from ensembles.budget import Budget
 
 N_TRIES = 6
 """Candidates, by steepest slope, that are fitted before one is chosen."""
@@ -70,67 +70,42 @@ def list_starts(ranking: Int[np.ndarray, " models"], budget: Budget) -> list[int
     return list(dict.fromkeys(model for models in best for model in models))
 
 
-def select_forward(
-    firsts: Sequence[SubsetFit],
-    fit: Callable[[list[int]], SubsetFit],
-    slopes: Callable[[SubsetFit], Float64[np.ndarray, " models"]],
-    *,
-    max_members: int,
-    limits: Sequence[Limit] = (),
-) -> SubsetFit:
-    """Grow a fit member by member, then exchange members; all weights are fitted again each time.
-
-    Args:
-        firsts: Where to start, each for itself; at least one, which may have no members.
-        fit: Fits weights, at least 0, to the members it is given.
-        slopes: How the loss changes with each model's weight, at a fit.
-        max_members: Most members of weight above 0.
-        limits: What the members together may cost; who does not fit is not tried.
-
-    Returns:
-        The best of the fits that were reached. From each start it is one after which no model's
-        slope is below -1e-5; or one that is full, and that no exchange of a member for one of the
-        most promising models makes better.
-    """
-    budget = Budget(max_members=max_members, limits=tuple(limits))
-    choice = _Choice(fit=fit, slopes=slopes, budget=budget)
-    reached = [choice.improve(choice.grow(first.without_idle())) for first in firsts]
-    return min(reached, key=lambda fitted: fitted.loss)
-
-
-def select_backward(
-    full: SubsetFit,
-    fit: Callable[[list[int]], SubsetFit],
-    slopes: Callable[[SubsetFit], Float64[np.ndarray, " models"]],
-    *,
-    max_members: int,
-    limits: Sequence[Limit] = (),
-) -> SubsetFit:
-    """Shrink a fit member by member until it is within all limits, then exchange members.
-
-    Args:
-        full: The fit of all models. Each of them is within the limits alone.
-        fit: Fits weights, at least 0, to the members it is given.
-        slopes: How the loss changes with each model's weight, at a fit.
-        max_members: Most members of weight above 0.
-        limits: What the members together may cost.
-
-    Returns:
-        A fit within the limits that no exchange of a member for one of the most promising models
-        makes better.
-    """
-    budget = Budget(max_members=max_members, limits=tuple(limits))
-    choice = _Choice(fit=fit, slopes=slopes, budget=budget)
-    return choice.improve(choice.grow(choice.shrink(full.without_idle())))
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """How members are fitted, found and limited."""
+class SubsetSearch:
+    """Finds members within a budget; whenever they change, all weights are fitted again."""
 
     fit: Callable[[list[int]], SubsetFit]
+    """Fits weights, at least 0, to the members it is given."""
     slopes: Callable[[SubsetFit], Float64[np.ndarray, " models"]]
+    """How the loss changes with each model's weight, at a fit."""
     budget: Budget
+    """What the members together may cost; who does not fit is not tried."""
+
+    def forward(self, firsts: Sequence[SubsetFit]) -> SubsetFit:
+        """Grow each of some fits member by member, then exchange members.
+
+        Args:
+            firsts: Where to start, each for itself; at least one, which may have no members.
+
+        Returns:
+            The best of the fits that were reached. From each start it is one after which no
+            model's slope is below -1e-5; or one that is full, and that no exchange of a member for
+            one of the most promising models makes better.
+        """
+        reached = [self.improve(self.grow(first.without_idle())) for first in firsts]
+        return min(reached, key=lambda fitted: fitted.loss)
+
+    def backward(self, full: SubsetFit) -> SubsetFit:
+        """Shrink a fit member by member until it is within the budget, then exchange members.
+
+        Args:
+            full: The fit of all models. Each of them is within the budget alone.
+
+        Returns:
+            A fit within the budget that no exchange of a member for one of the most promising
+            models makes better.
+        """
+        return self.improve(self.grow(self.shrink(full.without_idle())))
 
     def grow(self, current: SubsetFit) -> SubsetFit:
         """Add members as long as there is room and it helps."""

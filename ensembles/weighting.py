@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 from ensembles.budget import Budget, Limit
 from ensembles.errors import EnsembleError
 from ensembles.selection import select_greedily
-from ensembles.subsets import SubsetFit, list_starts, select_forward
+from ensembles.subsets import SubsetFit, SubsetSearch, list_starts
 
 TOLERANCE = 1e-4
 """Nats of log-loss above the optimum."""
@@ -118,7 +118,7 @@ def select_simplex(
     starts = [[start] for start in list_starts(ranking, budget)]
     greedy = select_greedily(true_class, np.ones(n_models), max_members=max_members, limits=limits)
     firsts = [fit(members) for members in (*starts, np.flatnonzero(greedy).tolist())]
-    best = select_forward(firsts, fit, slopes, max_members=max_members, limits=limits)
+    best = SubsetSearch(fit=fit, slopes=slopes, budget=budget).forward(firsts)
     return best.scattered(n_models)
 
 

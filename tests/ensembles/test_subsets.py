@@ -1,8 +1,8 @@
 import numpy as np
 from scipy.optimize import nnls
 
-from ensembles.budget import Limit
-from ensembles.subsets import SubsetFit, select_backward, select_forward
+from ensembles.budget import Budget, Limit
+from ensembles.subsets import SubsetFit, SubsetSearch
 
 TARGET = np.array([0.0, 3.0, -1.0, 2.0, 1e-7])
 
@@ -20,17 +20,22 @@ def slopes(fitted: SubsetFit) -> np.ndarray:
     return difference
 
 
+def searching(max_members: int, *limits: Limit) -> SubsetSearch:
+    budget = Budget(max_members=max_members, limits=limits)
+    return SubsetSearch(fit=fit, slopes=slopes, budget=budget)
+
+
 def test_the_models_that_lower_the_loss_most_come_first() -> None:
-    assert select_forward([fit([])], fit, slopes, max_members=1).members == [1]
-    assert select_forward([fit([])], fit, slopes, max_members=2).members == [1, 3]
+    assert searching(1).forward([fit([])]).members == [1]
+    assert searching(2).forward([fit([])]).members == [1, 3]
 
 
 def test_growing_stops_when_no_slope_is_worth_a_member() -> None:
-    assert select_forward([fit([])], fit, slopes, max_members=5).members == [1, 3]
+    assert searching(5).forward([fit([])]).members == [1, 3]
 
 
 def test_a_member_whose_weight_falls_to_zero_makes_room() -> None:
-    grown = select_forward([fit([2])], fit, slopes, max_members=2)
+    grown = searching(2).forward([fit([2])])
 
     assert grown.members == [1, 3]
     np.testing.assert_array_equal(grown.scattered(5), [0, 3, 0, 2, 0])
@@ -40,7 +45,9 @@ def test_growing_stops_when_a_fit_is_no_better() -> None:
     def flat(members: list[int]) -> SubsetFit:
         return SubsetFit(members=members, weights=np.ones(len(members)), loss=1.0)
 
-    assert select_forward([flat([0])], flat, slopes, max_members=3).members == [0]
+    search = SubsetSearch(fit=flat, slopes=slopes, budget=Budget(max_members=3))
+
+    assert search.forward([flat([0])]).members == [0]
 
 
 def test_a_first_member_that_the_last_ones_replace_is_exchanged() -> None:
@@ -57,8 +64,12 @@ def test_a_first_member_that_the_last_ones_replace_is_exchanged() -> None:
         return slopes
 
     first = fit_columns([])
-    one = select_forward([first], fit_columns, slopes_of, max_members=1)
-    two = select_forward([first], fit_columns, slopes_of, max_members=2)
+    one, two = (
+        SubsetSearch(
+            fit=fit_columns, slopes=slopes_of, budget=Budget(max_members=max_members)
+        ).forward([first])
+        for max_members in (1, 2)
+    )
 
     assert one.members == [0]
     assert sorted(two.members) == [1, 2]
@@ -68,17 +79,17 @@ def test_a_first_member_that_the_last_ones_replace_is_exchanged() -> None:
 def test_the_members_that_are_missed_least_are_dropped_first() -> None:
     full = fit(list(range(5)))
 
-    assert select_backward(full, fit, slopes, max_members=5).members == [1, 3, 4]
-    assert select_backward(full, fit, slopes, max_members=2).members == [1, 3]
-    assert select_backward(full, fit, slopes, max_members=1).members == [1]
+    assert searching(5).backward(full).members == [1, 3, 4]
+    assert searching(2).backward(full).members == [1, 3]
+    assert searching(1).backward(full).members == [1]
 
 
 def test_members_are_dropped_until_they_fit_every_limit() -> None:
     limit = Limit(name="size", costs=(1.0, 5.0, 1.0, 2.0, 1.0), maximum=4.0)
     cheaper = Limit(name="size", costs=(1.0, 3.0, 1.0, 2.0, 1.0), maximum=4.0)
 
-    kept = select_backward(fit([3, 4]), fit, slopes, max_members=5, limits=[limit])
-    exchanged = select_backward(fit([3, 4]), fit, slopes, max_members=5, limits=[cheaper])
+    kept = searching(5, limit).backward(fit([3, 4]))
+    exchanged = searching(5, cheaper).backward(fit([3, 4]))
 
     assert sorted(kept.members) == [3, 4]
     assert sorted(exchanged.members) == [1, 4]
