@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,17 @@ def test_a_second_run_on_a_study_is_refused(
 
 
 def test_an_empty_folder_lists_no_study(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("studies").mkdir()
+
+    assert main(["list"]) == 0
+    assert main(["list", "--json"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("there is no study in studies yet")
+    assert json.loads(lines[1]) == {"schema": 1, "studies": []}
+
+
+def test_a_folder_that_is_not_there_lists_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 3
 
     shown = capsys.readouterr()
