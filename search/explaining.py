@@ -91,14 +91,11 @@ def _value(value: float | None) -> str:
 
 def choice_line(report: Report) -> str:
     """Say who made the choice, and what on."""
+    asked = report.is_asked_for
     if report.n_folds is None:
-        return (
-            "asked for with --method"
-            if report.is_asked_for
-            else ("the choice, made on the ens role")
-        )
+        return "asked for with --method" if asked else "the choice, made on the ens role"
     n_images = report.chosen_row.fitted_on.n_images
-    made = "asked for with --method, fitted" if report.is_asked_for else "the choice, made"
+    made = "asked for with --method, fitted" if asked else "the choice, made"
     return (
         f"{made} on {n_images:,} images of train, stop and ens, each predicted by a "
         f"network that did not learn from it; every member, the single model too, is the mean of "
@@ -110,12 +107,12 @@ def openings_line(report: Report) -> str:
     """Say how often the test role was opened, and where that makes the verdict doubtful."""
     n_openings = report.n_test_openings
     times = "once" if n_openings == 1 else f"{n_openings} times"
-    seen = report.is_asked_for and n_openings > 1
-    return f"the test role has been opened {times} so far" + (
-        ", so whoever asked may have known its figures, and the verdict may flatter"
-        if seen
-        else ""
-    )
+    opened = f"the test role has been opened {times} so far"
+    if report.is_asked_for and n_openings > 1:
+        return (
+            f"{opened}, so whoever asked may have known its figures, and the verdict may flatter"
+        )
+    return opened
 
 
 def seeds_line(report: Report, against: Comparison) -> str:

@@ -19,7 +19,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import optuna
 from filelock import FileLock, Timeout
@@ -34,7 +33,7 @@ from search.errors import SearchError, StorageError
 from search.location import has_study
 from search.orphans import OrphanWatch
 from search.paths import StudyPaths, written_whole
-from search.preparation import restore_images
+from search.preparation import with_images
 from search.record import StudyRecord
 from search.schedule import Deadline
 from search.storage import alone, create_study, open_study
@@ -128,15 +127,6 @@ def expected_seconds(study: Study, trial: FrozenTrial) -> float:
     return float(trial.user_attrs["seconds"]) * study.record.plan.n_rounds / n_rounds
 
 
-def present_images(study: Study, effort: Effort) -> Path:
-    """Return the folder of a study's decoded images; decode them again if they are gone.
-
-    Raises:
-        DataError: The images are not those that the study began with.
-    """
-    return restore_images(study.paths, study.record, study.paths.folder.parent, effort.on_decode)
-
-
 @contextmanager
 def _alone(paths: StudyPaths, name: str) -> Iterator[None]:
     """Hold the exclusive lock of the nested study."""
@@ -157,7 +147,7 @@ def _alone(paths: StudyPaths, name: str) -> Iterator[None]:
 def _record_of(study: Study, paths: StudyPaths, kind: str, effort: Effort) -> StudyRecord:
     """Return the record of the nested study: nothing is sampled, pruned, freed or cut."""
     study.record.check_space()
-    store = present_images(study, effort)
+    store = with_images(study, effort.on_decode).record.store
     with written_whole(paths.roles) as temporary:
         shutil.copyfile(study.paths.roles, temporary)
     config = study.record.config.replaced(

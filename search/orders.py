@@ -22,10 +22,10 @@ from search.extra_trainings import (
     Trained,
     expected_seconds,
     planned_epochs,
-    present_images,
     train_again,
 )
 from search.paths import SEEDS, folds_kind
+from search.preparation import with_images
 from search.retention import kept_trials
 from search.schedule import FOLDED_PER_MEMBER
 from search.seeding import derive_seed
@@ -84,7 +84,7 @@ def train_folds(study: Study, n_folds: int, effort: Effort) -> Trained:
     kind = folds_kind(n_folds)
     path = study.paths.nested(kind).folds
     if not path.is_file():
-        store = open_store(present_images(study, effort))
+        store = open_store(with_images(study, effort.on_decode).record.store)
         roles = read_roles(study.paths.roles)
         write_folds(path, assign_folds(store, roles, n_folds=n_folds, seed=config.seed))
     best = _best_here(study)[: FOLDED_PER_MEMBER * config.max_members]

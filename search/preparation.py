@@ -33,6 +33,7 @@ from search.record import StudyRecord
 from search.samplers import grid_of
 from search.schedule import plan_trials
 from search.storage import create_study
+from search.study import Study
 from spaces.known import known_parameters
 from spaces.space import Space
 from spaces.task import Task
@@ -113,18 +114,17 @@ def bounded_by_grid(config: StudyConfig, space: Space, task: Task) -> StudyConfi
     return config.replaced(trials=min(config.trials, n_points))
 
 
-def restore_images(
-    paths: StudyPaths, record: StudyRecord, studies: Path, on_decode: OnProgress | None
-) -> Path:
-    """Return the folder of a study's decoded images; decode them again if they are gone.
+def with_images(study: Study, on_decode: OnProgress | None = None) -> Study:
+    """Return a study whose decoded images are there; decode them again if they are gone.
 
     Raises:
         DataError: The images are not those that the study began with.
     """
+    paths, record = study.paths, study.record
     before = read_roles(paths.roles)
     if is_whole(record.store):
-        return record.store
-    store = prepare_images(record.config, studies, on_decode)
+        return study
+    store = prepare_images(record.config, paths.folder.parent, on_decode)
     now = assign_roles(store, seed=record.config.seed, limit_train=record.config.limit_train)
     if any(not np.array_equal(now.rows(role), before.rows(role)) for role in ROLES) or (
         now.fingerprint != record.data_fingerprint
@@ -133,7 +133,8 @@ def restore_images(
             f"{record.config.data}: these are not the images that study {paths.name!r} began "
             "with; give the new search a --name of its own."
         )
-    return store.folder.resolve()
+    present = record.model_copy(update={"store": store.folder.resolve()})
+    return dataclasses.replace(study, record=present)
 
 
 def write_config(paths: StudyPaths, config: StudyConfig) -> None:

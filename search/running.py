@@ -30,7 +30,7 @@ from search.paths import DEFAULT_STUDIES, StudyPaths
 from search.preparation import (
     bounded_by_grid,
     make_study,
-    restore_images,
+    with_images,
     write_config,
 )
 from search.record import StudyRecord, read_record
@@ -123,7 +123,7 @@ def run_study(
         extras = [] if end.interrupted else _train_extras(study, started, observer)
         if any(each.end.interrupted for each in extras):
             end = replace(end, interrupted=True)
-        if not end.interrupted:
+        if not end.interrupted:  # somebody may have freed them meanwhile
             study = with_images(study, observer.on_decode)
         ensemble = None if end.interrupted else _newest_ensemble(study, config, extras)
     return RunResult(
@@ -184,15 +184,15 @@ def _made_or_continued(
         note_location(paths, location)  # with another password, perhaps
     else:
         make_study(paths, config, studies, observer.on_decode)
-    study = open_study(paths)
-    record = read_record(study)
+    opened = open_study(paths)
+    record = read_record(opened)
     record.check_space()
     going_on = bounded_by_grid(continued(record.config, config), record.space, record.task)
-    store = restore_images(paths, record, studies, observer.on_decode)
-    record = record.model_copy(update={"config": going_on, "store": store})
+    study = with_images(Study(paths=paths, record=record), observer.on_decode)
+    record = study.record.model_copy(update={"config": going_on})
     write_config(paths, going_on)
     for key, value in record.attributes().items():
-        study.set_user_attr(key, value)
+        opened.set_user_attr(key, value)
     return Study(paths=paths, record=record)
 
 
@@ -226,13 +226,6 @@ def _wait_for_room(study: Study, observer: Observer) -> bool:
     has_room = wait_for_room(study.paths, RESERVE_BYTES, stopping)
     observer.on_shortage("")
     return has_room
-
-
-def with_images(study: Study, on_decode: OnProgress | None) -> Study:
-    """Have the decoded images there for the ensemble; somebody may have freed them meanwhile."""
-    studies = study.paths.folder.parent
-    store = restore_images(study.paths, study.record, studies, on_decode)
-    return replace(study, record=study.record.model_copy(update={"store": store}))
 
 
 def _newest_ensemble(

@@ -19,9 +19,10 @@ from search.interruption import Interruption, until_interrupted, watched_signals
 from search.live import LiveView
 from search.logs import logged_to_file
 from search.orders import train_what_is_asked
+from search.preparation import with_images
 from search.record import StudyRecord
 from search.reporting import print_best, print_ensemble, print_next_commands, print_soups
-from search.running import Observer, RunResult, run_study, with_images
+from search.running import Observer, RunResult, run_study
 from search.soup_records import Soup
 from search.study import Study
 from search.words import command, n_of
@@ -75,7 +76,7 @@ def ensemble_and_report(
     Args:
         study: A study with finished trials.
         build: Builds the ensemble.
-        check: Refuses what cannot be built, before anything is trained.
+        check: Refuses what cannot be built, where something is to be trained first.
         soup: Average the snapshots of each trial first.
         json: Print one JSON document instead of the report.
 
@@ -87,7 +88,8 @@ def ensemble_and_report(
         with watched_signals() as interruption, LiveView(console=progress) as view:
             on_decode = until_interrupted(interruption, view.show_decoding, progress.print)
             study = with_images(study, on_decode)
-            check(study)
+            if soup or study.record.config.seeds or study.record.config.folds:
+                check(study)
             effort = Effort(on_change=view.show, on_decode=on_decode, stop_requested=interruption)
             extras = train_what_is_asked(study, effort)
         if any(each.end.interrupted for each in extras):

@@ -24,7 +24,7 @@ from search.devices import list_gpus, plan_slots
 from search.errors import NothingToDoError
 from search.paths import StudyPaths
 from search.predictions import has_predictions, read_weights, write_network
-from search.preparation import restore_images
+from search.preparation import with_images
 from search.seeding import derive_seed
 from search.soup_records import Soup, explain_missing_soup, read_soups, soup_files, write_soups
 from search.study import Study
@@ -75,8 +75,7 @@ def _is_whole(paths: StudyPaths, soup: Soup) -> bool:
 
 
 def _open_place(study: Study) -> Workplace:
-    store = restore_images(study.paths, study.record, study.paths.folder.parent, None)
-    record = study.record.model_copy(update={"store": store})
+    record = with_images(study).record
     devices = "cpu" if record.config.devices == "cpu" else "auto"
     slot = plan_slots(devices, 1, gpus=list_gpus(devices))[0]
     return open_workplace(study.paths, record, slot, lambda: False)
