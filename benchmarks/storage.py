@@ -406,11 +406,12 @@ def measure(flags: argparse.Namespace) -> Outcome:
     """Measure all; see the module."""
     n_trials = 400 if flags.quick else 5000
     seconds, n_more = (4.0, 3) if flags.quick else (15.0, 10)
+    n_processes = N_PROCESSES // 2 if flags.quick else N_PROCESSES
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     with TemporaryDirectory() as name:
         root = Path(name)
         loads = {
-            who: load(who, root / who, n_processes=N_PROCESSES, seconds=seconds) for who in OPENERS
+            who: load(who, root / who, n_processes=n_processes, seconds=seconds) for who in OPENERS
         }
         paths = make_large_study(root / "studies", n_trials)
         folders = {"ours": paths.folder, "theirs": copy_in_rollback_mode(paths, root / "copy")}
@@ -429,10 +430,12 @@ def measure(flags: argparse.Namespace) -> Outcome:
             page = time_page(commands[who], n_trials)
             first, usual = time_trials(who, folder, n_more)
             sides[who] = Side(load=loads[who], page=page, first_trial=first, trial=usual)
-    return _outcome(sides["ours"], sides["theirs"], status, n_trials)
+    return _outcome(sides["ours"], sides["theirs"], status, n_trials, n_processes)
 
 
-def _outcome(ours: Side, theirs: Side, status: tuple[float, float], n_trials: int) -> Outcome:
+def _outcome(
+    ours: Side, theirs: Side, status: tuple[float, float], n_trials: int, n_processes: int
+) -> Outcome:
     def of_load(name: str, form: str, get: Callable[[Load], float]) -> list[str]:
         return [name, *(f"{get(side.load):{form}}" for side in (ours, theirs))]
 
@@ -440,7 +443,7 @@ def _outcome(ours: Side, theirs: Side, status: tuple[float, float], n_trials: in
         return [name, *(f"{get(side):.2f}" for side in (ours, theirs))]
 
     return Outcome(
-        title=f"{N_PROCESSES} processes on one SQLite study, and one of {n_trials:,} trials",
+        title=f"{n_processes} processes on one SQLite study, and one of {n_trials:,} trials",
         headings=("", "ours", "Optuna's default"),
         rows=[
             of_load("trials/s", ".1f", lambda load: load.trials_per_second),
