@@ -17,10 +17,11 @@ apart; evaluation does not count on either side.
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -45,11 +46,36 @@ N_CORES = 2
 TARGETS = (0.70, 0.80, 0.85, 0.88, 0.90)
 LIMITS = {0.80: 29.0, 0.85: 120.0, 0.88: 260.0}
 """Seconds of both cores in which a prototype got there, or nearly."""
-# Configuration (its place among the known ones) and epochs.
-PLAN = ((2, 1), (2, 2), (2, 4), (2, 8), (9, 4), (9, 8), (7, 8), (7, 15), (7, 30), (9, 30))
-QUICK_PLAN = ((0, 3),)
 TUTORIAL_EPOCHS = 14
 TUTORIAL_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One training of our side."""
+
+    place: int
+    """Its configuration's, among the known ones."""
+    n_epochs: int
+    early_size: float | None = None
+    """In the place of the configuration's own."""
+
+    def __str__(self) -> str:
+        """Return the plan as `--plan` takes it."""
+        early_size = "" if self.early_size is None else f":{self.early_size:g}"
+        return f"{self.place}:{self.n_epochs}{early_size}"
+
+
+# Two of them have whole images from the start, to show what small ones are worth.
+PLAN = (
+    *(Planned(9, n_epochs) for n_epochs in (1, 2, 4, 5)),
+    Planned(9, 4, 1.0),
+    Planned(9, 10),
+    Planned(7, 5),
+    Planned(7, 4, 1.0),
+    *(Planned(7, n_epochs) for n_epochs in (10, 21, 40)),
+)
+QUICK_PLAN = (Planned(0, 3),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +98,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan",
         type=_plan,
-        help="trainings of our side, as CONFIGURATION:EPOCHS,...; default: "
-        + ",".join(f"{place}:{epochs}" for place, epochs in PLAN),
+        help="trainings of our side, as CONFIGURATION:EPOCHS or CONFIGURATION:EPOCHS:EARLY_SIZE, "
+        "with commas between; default: " + ",".join(map(str, PLAN)),
     )
     parser.add_argument("--tutorial-epochs", type=int, help="of the tutorial's loop")
 
@@ -91,13 +117,11 @@ def measure(flags: argparse.Namespace) -> Outcome:
         began = time.perf_counter(), cpu_seconds(), busy_seconds()
         store = prepare_store(read_folder(folder), cache_folder=Path(name) / "cache")
         decoding = (cpu_seconds() - began[1]) / N_CORES
-        ours = [
-            _train(store, place, n_epochs)
-            for place, n_epochs in flags.plan or (QUICK_PLAN if flags.quick else PLAN)
-        ]
         tutorial = _train_tutorial(
             folder, flags.tutorial_epochs or (1 if flags.quick else TUTORIAL_EPOCHS), store
         )
+        plan = flags.plan or (QUICK_PLAN if flags.quick else PLAN)
+        ours = [_train(store, planned) for planned in plan]
         used = cpu_seconds() - began[1]
         others = (busy_seconds() - began[2] - used) / (time.perf_counter() - began[0])
     bars = _quick_bars(ours, tutorial) if flags.quick else _bars(ours, tutorial)
@@ -166,9 +190,12 @@ def _quick_bars(ours: Sequence[Reached], tutorial: Sequence[Reached]) -> list[Ba
     ]  # fmt: skip
 
 
-def _train(store: ImageStore, place: int, n_epochs: int) -> Reached:
+def _train(store: ImageStore, planned: Planned) -> Reached:
     """Train one known configuration to the end of its schedule, and test it once."""
-    recipe = known_recipes(SPACES["default"], store.task)[place]
+    recipe = known_recipes(SPACES["default"], store.task)[planned.place]
+    if planned.early_size is not None:
+        augmentation = replace(recipe.augmentation, early_size=planned.early_size)
+        recipe = replace(recipe, augmentation=augmentation)
     given = torch.from_numpy(store.given)
     rows = (given == GIVEN.index("train")).nonzero().view(-1)
     mean, std = channel_statistics(store, rows.numpy())
@@ -182,7 +209,7 @@ def _train(store: ImageStore, place: int, n_epochs: int) -> Reached:
     )
     dtype = choose_autocast_dtype(torch.device("cpu"))
     began = time.perf_counter(), cpu_seconds()
-    n_steps = n_epochs * n_steps_per_epoch(len(rows), recipe.optimizer.batch_size)
+    n_steps = planned.n_epochs * n_steps_per_epoch(len(rows), recipe.optimizer.batch_size)
     (last,) = train(
         recipe, store.task, images, n_steps=n_steps, n_rounds=1, seed=0, autocast_dtype=dtype
     )
@@ -195,47 +222,63 @@ def _train(store: ImageStore, place: int, n_epochs: int) -> Reached:
         std=std,
         autocast_dtype=dtype,
     )
-    return Reached(
-        name=f"known {place}, {_shape(recipe)}",
-        n_epochs=n_epochs,
-        accuracy=accuracy(predicted.numpy(), store.labels[tested]),
-        seconds=cpu / N_CORES,
-        wall_seconds=wall,
+    return _told(
+        Reached(
+            name=f"known {planned.place}, {_shape(recipe)}",
+            n_epochs=planned.n_epochs,
+            accuracy=accuracy(predicted.numpy(), store.labels[tested]),
+            seconds=cpu / N_CORES,
+            wall_seconds=wall,
+        )
     )
 
 
 def _shape(recipe: Recipe) -> str:
-    return "-".join(str(stage.width) for stage in recipe.architecture.stages)
+    widths = "-".join(str(stage.width) for stage in recipe.architecture.stages)
+    return widths if recipe.augmentation.early_size < 1 else f"{widths}, whole images"
+
+
+def _told(reached: Reached) -> Reached:
+    """Say what a training has reached, since the whole takes long."""
+    print(
+        f"{reached.name}, {reached.n_epochs} epochs: {100 * reached.accuracy:.2f} % after "
+        f"{reached.seconds:.1f} s of both cores",
+        file=sys.stderr,
+    )
+    return reached
 
 
 def _train_tutorial(folder: Path, n_epochs: int, store: ImageStore) -> list[Reached]:
-    epochs: list[TutorialEpoch] = []
+    reached: list[Reached] = []
+
+    def note(epoch: TutorialEpoch) -> None:
+        reached.append(
+            _told(
+                Reached(
+                    name="tutorial's loop",
+                    n_epochs=epoch.number,
+                    accuracy=epoch.accuracy or 0.0,
+                    seconds=epoch.cpu_seconds / N_CORES,
+                    wall_seconds=epoch.wall_seconds,
+                )
+            )
+        )
+
     train_tutorial(
         plain_network(store.task.n_classes),
         folder,
         n_epochs=n_epochs,
         batch_size=TUTORIAL_BATCH,
         evaluate_every=1,
-        on_epoch=epochs.append,
+        on_epoch=note,
     )
-    return [
-        Reached(
-            name="tutorial's loop",
-            n_epochs=epoch.number,
-            accuracy=epoch.accuracy or 0.0,
-            seconds=epoch.cpu_seconds / N_CORES,
-            wall_seconds=epoch.wall_seconds,
-        )
-        for epoch in epochs
-    ]
+    return reached
 
 
-def _plan(text: str) -> list[tuple[int, int]]:
-    """Read `2:4,7:15`."""
-    return [
-        (int(place), int(epochs))
-        for place, epochs in (part.split(":") for part in text.split(","))
-    ]
+def _plan(text: str) -> list[Planned]:
+    """Read `2:4,7:15:0.75`."""
+    parts = [part.split(":") for part in text.split(",")]
+    return [Planned(int(place), int(n), *map(float, early)) for place, n, *early in parts]
 
 
 if __name__ == "__main__":

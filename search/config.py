@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -73,6 +73,11 @@ class StudyConfig(BaseModel):
         None,
         ge=1,
         description="Epochs of a trial; default: from the number of images, or from --budget.",
+    )
+    trial_budget: str | None = Field(
+        None,
+        description="Time that each trial's schedule is fitted to, in the place of --epochs: 30s, "
+        "5m; costly networks then train for fewer epochs.",
     )
     trial_timeout: str | None = Field(
         None, description="Longest time of one trial; its best epoch is kept."
@@ -156,7 +161,7 @@ class StudyConfig(BaseModel):
         description="Small data: train the best trials again on each of so many folds.",
     )
 
-    @field_validator("budget", "trial_timeout")
+    @field_validator("budget", "trial_budget", "trial_timeout")
     @classmethod
     def _check_duration(cls, value: str | None) -> str | None:
         if value is not None:
@@ -164,6 +169,16 @@ class StudyConfig(BaseModel):
                 parse_duration(value)
             except ConfigError as error:
                 raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("trial_budget")
+    @classmethod
+    def _check_length(cls, value: str | None, info: Any) -> str | None:
+        if value is not None and info.data.get("epochs") is not None:
+            raise ValueError(
+                f"a trial has --epochs or a --trial-budget, not both; got {value!r} beside "
+                f"{info.data['epochs']} epochs."
+            )
         return value
 
     @field_validator("slots_per_device")
@@ -214,6 +229,11 @@ class StudyConfig(BaseModel):
     def budget_seconds(self) -> float | None:
         """`budget` in seconds."""
         return None if self.budget is None else parse_duration(self.budget)
+
+    @property
+    def trial_budget_seconds(self) -> float | None:
+        """`trial_budget` in seconds."""
+        return None if self.trial_budget is None else parse_duration(self.trial_budget)
 
     @property
     def trial_timeout_seconds(self) -> float | None:
@@ -272,8 +292,11 @@ def resolve_config(
     preset = merged.get("preset", "balanced")
     if preset not in PRESETS:
         raise ConfigError(f"preset: known presets are {', '.join(PRESETS)}; got {preset!r}.")
+    defaults = dict(PRESETS[preset])  # type: ignore[index]
+    if "trial_budget" in merged:
+        defaults.pop("epochs", None)
     try:
-        return StudyConfig.model_validate({**PRESETS[preset], **merged})  # type: ignore[index]
+        return StudyConfig.model_validate({**defaults, **merged})
     except ValidationError as error:
         key = str(error.errors()[0]["loc"][0])
         place = "configuration"

@@ -156,6 +156,7 @@ def _record_of(study: Study, paths: StudyPaths, kind: str, effort: Effort) -> St
         pruner="none",
         snapshots=0,
         budget=None,
+        trial_budget=None,
         trial_timeout=None,
     )
     plan = replace(study.record.plan, seconds=None)

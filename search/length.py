@@ -1,8 +1,10 @@
 """How many steps a trial trains: whole epochs as stated, or what fits into its seconds."""
 
 import itertools
+import math
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -12,10 +14,12 @@ from search.seeding import derive_seed
 from search.snapshots import most_networks
 from search.training import Round, n_steps_per_epoch, train
 from search.workplace import Workplace
+from spaces.augmentation import EARLY_STEPS
 from spaces.recipe import Recipe
 
+# Six of them early, of which three warm up, and nine late.
+_N_STEPS = 15
 _WARM_UP_STEPS = 3
-_TIMED_STEPS = 9
 _PROBE_IMAGES = 500
 _PROBE_REPEATS = 3
 
@@ -69,28 +73,34 @@ def _time_network(recipe: Recipe, place: Workplace, seed: int) -> tuple[float, f
     """Return the seconds of a step, and of a predicted image in low and in full precision.
 
     The first runs, which pay for what is set up once, do not count. Of the others the faster ones
-    do: what another process takes away now and then would shorten the whole schedule.
+    do: what another process takes away now and then would shorten the whole schedule. Early steps
+    may have smaller images, so they are timed by themselves.
     """
-    n_steps = _WARM_UP_STEPS + _TIMED_STEPS
     rounds: list[Round] = list(
         train(
             recipe,
             place.record.task,
             place.images,
-            n_steps=n_steps,
-            n_rounds=n_steps,
+            n_steps=_N_STEPS,
+            n_rounds=_N_STEPS,
             seed=derive_seed(seed, "probe"),
             autocast_dtype=place.autocast_dtype,
             n_parts=place.portions.n_parts,
             interrupted=place.stopping,
         )
     )
-    times = [each.seconds for each in rounds[_WARM_UP_STEPS - 1 :]]
-    steps = sorted(later - earlier for earlier, later in itertools.pairwise(times))
-    per_step = statistics.mean(steps[: _TIMED_STEPS // 2])
+    times = [later.seconds - earlier.seconds for earlier, later in itertools.pairwise(rounds)]
+    n_early = math.ceil(EARLY_STEPS * _N_STEPS) - 1  # the first step is in no difference
+    early, late = times[_WARM_UP_STEPS - 1 : n_early], times[n_early + 1 :]
+    per_step = EARLY_STEPS * _usual(early) + (1 - EARLY_STEPS) * _usual(late)
     network = rounds[-1].network
     low, full = (_time_image(network, place, dtype) for dtype in (place.autocast_dtype, None))
     return max(per_step, 1e-5), low, full
+
+
+def _usual(seconds: Sequence[float]) -> float:
+    """Return the mean of the faster half."""
+    return statistics.mean(sorted(seconds)[: (len(seconds) + 1) // 2])
 
 
 def _time_image(network: nn.Module, place: Workplace, dtype: torch.dtype | None) -> float:

@@ -88,13 +88,20 @@ def _run_next(
     trial = ask(study, n_trials, only_waiting=place.record.ordered)
     if trial is None:
         return False
-    seconds = plan.seconds
-    if deadline and seconds is not None:
-        seconds = deadline.share(
-            study.get_trials(deepcopy=False), expected_share=plan.expected_share
-        )
+    seconds = _seconds(study, place, deadline)
     _run(study, trial, place, TrialTime(seconds=seconds, deadline=deadline))
     return True
+
+
+def _seconds(study: optuna.Study, place: Workplace, deadline: Deadline | None) -> float | None:
+    """Return the seconds that the schedule of the trial that begins is fitted to, if any."""
+    plan = place.record.plan
+    if deadline is None or plan.seconds is None:
+        return plan.seconds
+    if place.record.config.trial_budget is not None:
+        return min(plan.seconds, deadline.left())
+    trials = study.get_trials(deepcopy=False)
+    return deadline.share(trials, expected_share=plan.expected_share)
 
 
 def _wait_for_room(

@@ -2,8 +2,9 @@
 
 A batch that does not fit is trained on in parts whose gradients are added up; the step is then the
 same but for the order of its sums, and for batch norm, whose statistics are those of a part
-(Hoffer et al. 2017 call it ghost batch norm). The first step of a trial is the probe: all steps
-have the same shapes, so a probe before it would cost each trial a step to learn the same.
+(Hoffer et al. 2017 call it ghost batch norm). The first step of a trial is the probe, and the
+first one with whole images where the early ones are smaller: all others have the same shapes, so a
+probe before them would cost each trial a step to learn the same.
 """
 
 import ctypes

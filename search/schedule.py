@@ -147,8 +147,12 @@ def plan_trials(config: StudyConfig, *, n_train: int, n_workers: int) -> Plan:
 
     A trial of a stated number of epochs reports after each of them. Where `--budget` sets the
     length, trials have different numbers of epochs; they report ten times in equal parts, so that
-    a pruner compares like with like. Where rungs end most trials, the whole ones are longer.
+    a pruner compares like with like. Where rungs end most trials, the whole ones are longer. With
+    `--trial-budget` each whole trial has that time.
     """
+    if (stated := config.trial_budget_seconds) is not None:
+        rungs = _rungs(config, ROUNDS_BY_TIME)
+        return Plan(n_rounds=ROUNDS_BY_TIME, n_epochs=None, seconds=stated, rungs=rungs)
     if config.budget_seconds is not None and config.epochs is None:
         seconds = config.budget_seconds * (1 - RESERVED_SHARE) * _search_share(config)
         seconds *= n_workers / config.trials

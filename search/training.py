@@ -6,8 +6,8 @@ between rounds. So a training does not depend on what its caller does in between
 rounds it is cut into, and one that goes on from a saved state equals an unbroken one bit for bit
 (on the same device, with one CPU thread).
 
-The last partial batch of an epoch is dropped, so that shapes never change; the next epoch is
-shuffled anew, so every image has the same chance.
+The last partial batch of an epoch is dropped, so that shapes never change, but for the size of
+images after the early steps; the next epoch is shuffled anew, so every image has the same chance.
 """
 
 import copy
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from search.compiling import can_compile, compiling_pays
 from search.teaching import Teaching
+from spaces.augmentation import EARLY_STEPS, early_pixels
 from spaces.mixing import MixedBatch, mix, split_batch
 from spaces.networks.blocks import WhiteningConvolution
 from spaces.networks.builders import build_network
@@ -39,7 +40,7 @@ from spaces.recipe import Recipe
 from spaces.suggestions.optimizer import clip_batch
 from spaces.task import Task
 from spaces.transfer import Feed, send
-from spaces.transforms import augment, crop, draw_flips, normalize
+from spaces.transforms import augment, crop, draw_flips, normalize, shrink
 
 _WHITENING_IMAGES = 5000
 _WHITENING_VALUES = 1 << 24
@@ -205,6 +206,9 @@ class _Training:
         self._order = images.rows
         self._feed = Feed(self._device)
         self._shift = round(recipe.augmentation.crop * task.image_size)
+        # A teacher is not asked about images of another size than its own.
+        early_size = 1.0 if images.teaching else recipe.augmentation.early_size
+        self._early_pixels = early_pixels(early_size, task.image_size)
         self._stem_freezes_at = math.ceil(_STEM_TRAINS_FOR * self._n_steps)
         self._random = _get_global_random(self._device)
         self.n_parts = 1
@@ -244,7 +248,7 @@ class _Training:
             self.compile()
 
     def compile(self, *, backend: str = "inductor") -> None:
-        """Compile the network that trains, once; shapes never change."""
+        """Compile the network that trains, once for each size of images."""
         if self._forward is self._network:
             self._forward = torch.compile(self._network, dynamic=False, backend=backend)
 
@@ -280,11 +284,14 @@ class _Training:
     def _step(self) -> Tensor:
         """Train on one batch, and return its loss without waiting for it."""
         n_done, n_steps = self._place_in_schedule()
-        factor = learning_rate_factor(self._recipe.optimizer, n_done / n_steps)
+        progress = n_done / n_steps
+        factor = learning_rate_factor(self._recipe.optimizer, progress)
         set_learning_rate(self._optimizer, factor)
         if self.n_steps_done == self._stem_freezes_at:
             _freeze_stem(self._network)
-        batch = self._next_batch()
+        batch = self._next_batch(
+            size=self._early_pixels if progress < EARLY_STEPS else self._task.image_size
+        )
         self._optimizer.zero_grad()
         loss = torch.zeros((), device=self._device)
         for part in split_batch(batch, self.n_parts):
@@ -305,8 +312,8 @@ class _Training:
         begin = self._schedule_ends[number - 1] if number else 0
         return self.n_steps_done - begin, self._schedule_ends[number] - begin
 
-    def _next_batch(self) -> MixedBatch:
-        """Choose, vary and mix the images of the next step."""
+    def _next_batch(self, *, size: int) -> MixedBatch:
+        """Choose, vary, shrink and mix the images of the next step."""
         images, augmentation, generator = self._images, self._recipe.augmentation, self._generator
         epoch, number = divmod(self.n_steps_done, self._per_epoch)
         if number == 0:
@@ -330,7 +337,8 @@ class _Training:
             std=images.std,
             generator=generator,
         )
-        return mix(varied, images.labels[send(rows, self._device)], augmentation, generator)
+        labels = images.labels[send(rows, self._device)]
+        return mix(shrink(varied, size), labels, augmentation, generator)
 
     def _loss(self, batch: MixedBatch) -> Tensor:
         """Return the mean loss of some images, their targets smoothed and mixed.

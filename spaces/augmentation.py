@@ -1,5 +1,6 @@
 """How the training images of one trial are varied."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,10 @@ from spaces.strict import STRICT
 Flip = Literal["none", "random", "alternating"]
 Mixing = Literal["none", "mixup", "cutmix"]
 Policy = Literal["none", "trivial"]
+
+EARLY_STEPS = 0.4
+"""Share of a schedule whose steps are early. What is left before the middle, from where on trials
+are compared, lets the network get used to whole images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,9 @@ class Augmentation:
     mixing: Mixing
     mixing_alpha: float
     """Both parameters of the Beta distribution that draws the share of the second image."""
+    early_size: float = 1.0
+    """Side of the images in the early steps of a schedule, as a share of the image size, from 0.5
+    (see `early_pixels`); 1, as in recipes that do not say, is off."""
 
     def __post_init__(self) -> None:
         """Refuse strengths out of range."""
@@ -54,3 +62,16 @@ class Augmentation:
             raise SpaceError(
                 f"augmentation.mixing_alpha must be above 0, got {self.mixing_alpha}."
             )
+        if not 0.5 <= self.early_size <= 1:
+            raise SpaceError(
+                f"augmentation.early_size must be in [0.5, 1], got {self.early_size}."
+            )
+
+
+def early_pixels(early_size: float, image_size: int) -> int:
+    """Return the side, in pixels, of the images in the early steps of a schedule.
+
+    A little more than half at the least: a stage that halves whole images to 2 pixels must find
+    2 pixels in small ones.
+    """
+    return min(image_size, max(math.ceil(early_size * image_size), image_size // 2 + 2))

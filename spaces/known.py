@@ -127,10 +127,12 @@ _LIGHT_AUGMENTATION: Answers = {
     "augmentation.shear": 0.0,
     "augmentation.jitter": 0.0,
     "augmentation.erasing": 0.0,
+    "augmentation.early_size": 1.0,
 }
 
 _AIRBENCH: Answers = {
     **_LIGHT_AUGMENTATION,
+    "augmentation.early_size": 0.75,
     "architecture.family": "plain",
     "architecture.stem": "whitening",
     "architecture.pooling": "max",

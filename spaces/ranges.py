@@ -124,6 +124,9 @@ class Space:
     """Two images and their labels in one."""
     mixing_alpha: Range = (0.2, 1.0)
     """Both parameters of the Beta distribution of their shares, in steps of 0.4."""
+    early_size: Range = (0.75, 1.0)
+    """Side of the images in the early steps, as a share of the image size, in steps of 0.25; 1
+    where they have fewer than 24 pixels."""
 
     def __post_init__(self) -> None:
         """Refuse choices that nothing can build and ranges that hold no value."""
@@ -179,6 +182,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "jitter": (0, 1),
     "erasing": (0, 1),
     "mixing_alpha": (0.01, 10),
+    "early_size": (0.5, 1),
 }
 
 

@@ -34,7 +34,7 @@ def suggest_recipe(trial: Trial, space: Space, task: Task) -> Recipe:
     return Recipe(
         architecture=suggest_architecture(trial, space, task),
         optimizer=suggest_optimizer(trial, space),
-        augmentation=suggest_augmentation(trial, space),
+        augmentation=suggest_augmentation(trial, space, task),
     )
 
 

@@ -12,6 +12,7 @@ in the padded store: a black corner would teach the network the operation.
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from spaces.augmentation import Augmentation, Flip
 from spaces.color import jitter
@@ -120,6 +121,13 @@ def augment(
     if varied is None:
         varied = normalize(images, mean, std)
     return erase(varied, augmentation.erasing, generator)
+
+
+def shrink(images: Float[Tensor, "n c size size"], size: int) -> Float[Tensor, "n c _ _"]:
+    """Make images smaller, as v2.Resize does: bilinearly, with antialiasing."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 def erase(

@@ -40,5 +40,8 @@ def test_bars_hold_for_what_is_fast_enough_and_no_other(benchmark: Any) -> None:
     assert [bar.holds for bar in benchmark._bars(slow, tutorial)] == [False] * 4
 
 
-def test_a_plan_is_read_as_places_and_epochs(benchmark: Any) -> None:
-    assert benchmark._plan("2:4,7:15") == [(2, 4), (7, 15)]
+def test_a_plan_is_read_as_places_epochs_and_the_size_of_early_images(benchmark: Any) -> None:
+    planned = benchmark._plan("2:4,7:15:0.75")
+
+    assert planned == [benchmark.Planned(2, 4), benchmark.Planned(7, 15, 0.75)]
+    assert ",".join(map(str, planned)) == "2:4,7:15:0.75"

@@ -24,6 +24,17 @@ def test_what_nobody_said_is_the_default() -> None:
     assert resolve_config({}, environment={}) == StudyConfig()
 
 
+def test_a_trial_has_epochs_or_a_budget_of_time() -> None:
+    with pytest.raises(ConfigError, match=r"--epochs or a --trial-budget, not both; got '30s'"):
+        resolve_config({"epochs": 6, "trial_budget": "30s"}, environment={})
+
+
+def test_the_budget_of_a_trial_takes_the_place_of_a_presets_epochs() -> None:
+    config = resolve_config({"preset": "quick", "trial_budget": "30s"}, environment={})
+
+    assert (config.epochs, config.trial_budget_seconds, config.trials) == (None, 30.0, 20)
+
+
 def test_a_named_file_is_read_in_place_of_the_studys_own(tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text("trials = 5\n[vary]\nflips = ['none']")

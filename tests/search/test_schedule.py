@@ -35,6 +35,21 @@ def test_stated_epochs_are_kept_and_reported_one_by_one() -> None:
     assert (plan.n_epochs, plan.n_rounds) == (7, 7)
 
 
+def test_a_trial_may_have_a_budget_of_its_own_whatever_that_of_the_search_is() -> None:
+    for config in (StudyConfig(trial_budget="30s"), StudyConfig(trial_budget="30s", budget="1h")):
+        plan = plan_trials(config, n_train=10_000, n_workers=2)
+
+        assert (plan.n_epochs, plan.seconds, plan.n_rounds, plan.rungs) == (None, 30.0, 10, None)
+
+
+def test_the_budget_of_a_trial_with_rungs_is_that_of_a_whole_one() -> None:
+    config = StudyConfig(trial_budget="2m", pruner="rungs")
+
+    plan = plan_trials(config, n_train=10_000, n_workers=2)
+
+    assert (plan.seconds, plan.rungs) == (120.0, Rungs(rounds=(3, 5), eta=2))
+
+
 def test_a_budget_is_shared_among_the_trials_of_all_workers() -> None:
     plan = plan_trials(StudyConfig(budget="1000s", trials=38), n_train=10_000, n_workers=2)
 

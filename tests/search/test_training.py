@@ -29,6 +29,7 @@ from search.training import (
 from spaces.architecture import Architecture, Stage
 from spaces.augmentation import Augmentation, Mixing
 from spaces.networks.blocks import WhiteningConvolution
+from spaces.networks.convnet import ConvNet
 from spaces.optimizer import Optimizer
 from spaces.recipe import Recipe
 from spaces.task import Task
@@ -81,10 +82,10 @@ AVERAGES: dict[str, Recipe] = {
         optimizer=replace(PLAIN.optimizer, averaging="lookahead"),
         augmentation=replace(PLAIN.augmentation, flip="alternating", mixing="cutmix"),
     ),
-    "muon": Recipe(
+    "muon, small at first": Recipe(
         architecture=PLAIN.architecture,
         optimizer=replace(PLAIN.optimizer, name="muon", learning_rate=0.1, nesterov=False),
-        augmentation=PLAIN.augmentation,
+        augmentation=replace(PLAIN.augmentation, early_size=0.75),
     ),
     "adamw, ema, cosine, trivial": Recipe(
         architecture=replace(PLAIN.architecture, stem="convolution", norm="group"),
@@ -431,8 +432,9 @@ def test_a_teacher_is_believed_against_the_labels() -> None:
 
 @pytest.mark.parametrize("name", AVERAGES)
 def test_a_teacher_without_a_share_changes_nothing_bit_for_bit(name: str) -> None:
+    whole = replace(AVERAGES[name].augmentation, early_size=1.0)  # a teacher sees no others
     *_, last = run(AVERAGES[name], taught(0.0))
-    *_, expected = run(AVERAGES[name])
+    *_, expected = run(replace(AVERAGES[name], augmentation=whole))
     *_, other = run(AVERAGES[name], taught(0.1))
 
     assert same(weights_of(last), weights_of(expected))
@@ -452,6 +454,40 @@ def test_a_resumed_lesson_equals_an_unbroken_one_bit_for_bit(name: str) -> None:
 
     assert same(weights_of(resumed), weights_of(unbroken[-1]))
     assert resumed.train_loss == unbroken[-1].train_loss
+
+
+def sides_of(images: TrainingImages, **changes: Any) -> list[int]:
+    """Train with small images at first; return the side of those of each step."""
+    sides = []
+
+    def note(_: object, inputs: tuple[Tensor]) -> None:
+        sides.append(inputs[0].shape[-1])
+
+    recipe = replace(PLAIN, augmentation=replace(PLAIN.augmentation, early_size=0.75))
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: note(module, inputs) if isinstance(module, ConvNet) else None
+    )
+    try:
+        list(run(recipe, images, **changes))
+    finally:
+        hook.remove()
+    return sides
+
+
+def test_two_fifths_of_a_schedule_train_on_small_images() -> None:
+    assert sides_of(bars(), n_steps=10) == [6] * 4 + [8] * 6
+
+
+def test_after_a_rung_images_are_small_again() -> None:
+    small_and_whole = [6] * 2 + [8] * 3
+
+    assert sides_of(bars(), n_steps=10, n_rounds=2, rungs=(1,)) == small_and_whole * 2
+
+
+def test_a_teacher_is_only_asked_about_whole_images() -> None:
+    teaching = Teaching(teacher=brightest_third, temperature=3.0, share=0.5)
+
+    assert sides_of(replace(bars(), teaching=teaching), n_steps=10) == [8] * 10
 
 
 @pytest.mark.parametrize("mixing", get_args(Mixing))

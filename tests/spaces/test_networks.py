@@ -18,6 +18,7 @@ from spaces.architecture import (
     Stage,
     Stem,
 )
+from spaces.augmentation import early_pixels
 from spaces.networks.blocks import WhiteningConvolution, build_stage, build_stem
 from spaces.networks.builders import BUILDERS, build_network
 from spaces.networks.initialization import initialize
@@ -73,6 +74,21 @@ def test_every_image_size_gives_finite_logits_and_gradients(size: int, channels:
         assert (weight.grad is not None and bool(weight.grad.isfinite().all())) == (
             weight.requires_grad
         )
+
+
+@pytest.mark.parametrize("stem", get_args(Stem))
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_networks_take_the_images_of_early_steps(
+    make_architecture: Callable[..., Architecture], stem: Stem, pooling: Pooling
+) -> None:
+    # As deep as images allow, since each stage wants two pixels to halve.
+    stages = (Stage(width=4, kernel_size=3, n_convolutions=1),) * 8
+    architecture = replace(make_architecture(stem=stem, pooling=pooling), stages=stages)
+    for size in (*range(4, 52), *range(62, 70), *range(94, 102), *range(126, 134), 192, 193, 224):
+        network = build_network(architecture, Task(image_size=size, channels=1, n_classes=2))
+        pixels = early_pixels(0.5, size)
+
+        assert network(torch.zeros(2, 1, pixels, pixels)).shape == (2, 2)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -5,9 +5,10 @@ import pytest
 import torch
 from padding import pad_images
 from torch import Generator, Tensor
+from torchvision.transforms import v2
 
 from spaces.augmentation import Augmentation
-from spaces.transforms import augment, crop, draw_flips, erase, normalize
+from spaces.transforms import augment, crop, draw_flips, erase, normalize, shrink
 
 NOTHING = Augmentation(
     flip="none",
@@ -254,3 +255,19 @@ def test_a_cut_out_part_of_the_store_is_normalized_like_any_image() -> None:
 
     assert torch.equal(inside, normalize(images, MEAN, STD))
     assert inside.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("size", [6, 4])
+def test_smaller_images_are_those_of_torchvision(size: int) -> None:
+    images = normalize(random_images(4), MEAN, STD)
+
+    smaller = shrink(images, size)
+
+    torch.testing.assert_close(smaller, v2.Resize(size)(images))
+    assert smaller.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_images_of_the_right_size_are_left_alone() -> None:
+    images = normalize(random_images(4), MEAN, STD)
+
+    assert shrink(images, 8) is images
