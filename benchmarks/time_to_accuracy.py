@@ -25,19 +25,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from direct import predict, rows_of, training_images
 from harness import Bar, Outcome, busy_seconds, describe_others, run_benchmark
 from pictures import make_folder
 from tutorial import TutorialEpoch, cpu_seconds, plain_network, train_tutorial
 
 from ensembles.metrics import accuracy
-from ensembles.predictor import predict_log_probabilities
 from search.data.folders import read_folder
-from search.data.listing import GIVEN
-from search.data.statistics import channel_statistics
 from search.data.store import ImageStore, prepare_store
 from search.errors import ConfigError
 from search.process import choose_autocast_dtype, prepare_process
-from search.training import TrainingImages, n_steps_per_epoch, train
+from search.training import n_steps_per_epoch, train
 from spaces.known import known_recipes
 from spaces.recipe import Recipe
 from spaces.space import SPACES
@@ -126,7 +124,7 @@ def measure(flags: argparse.Namespace) -> Outcome:
         others = (busy_seconds() - began[2] - used) / (time.perf_counter() - began[0])
     bars = _quick_bars(ours, tutorial) if flags.quick else _bars(ours, tutorial)
     return Outcome(
-        title=f"{(store.given == GIVEN.index('train')).sum():,} images, one thread",
+        title=f"{len(rows_of(store, 'train')):,} images, one thread",
         headings=("", "accuracy", "s of both cores", "wall s"),
         rows=[
             *(
@@ -196,17 +194,8 @@ def _train(store: ImageStore, planned: Planned) -> Reached:
     if planned.early_size is not None:
         augmentation = replace(recipe.augmentation, early_size=planned.early_size)
         recipe = replace(recipe, augmentation=augmentation)
-    given = torch.from_numpy(store.given)
-    rows = (given == GIVEN.index("train")).nonzero().view(-1)
-    mean, std = channel_statistics(store, rows.numpy())
-    images = TrainingImages(
-        images=torch.from_numpy(store.images),
-        labels=torch.from_numpy(store.labels),
-        rows=rows,
-        pad=store.pad,
-        mean=mean,
-        std=std,
-    )
+    rows, tested = rows_of(store, "train"), rows_of(store, "test")
+    images = training_images(store, rows)
     dtype = choose_autocast_dtype(torch.device("cpu"))
     began = time.perf_counter(), cpu_seconds()
     n_steps = planned.n_epochs * n_steps_per_epoch(len(rows), recipe.optimizer.batch_size)
@@ -214,19 +203,12 @@ def _train(store: ImageStore, planned: Planned) -> Reached:
         recipe, store.task, images, n_steps=n_steps, n_rounds=1, seed=0, autocast_dtype=dtype
     )
     wall, cpu = time.perf_counter() - began[0], cpu_seconds() - began[1]
-    tested = (given == GIVEN.index("test")).nonzero().view(-1).numpy()
-    predicted = predict_log_probabilities(
-        last.network,
-        torch.from_numpy(store.unpadded(tested)),
-        mean=mean,
-        std=std,
-        autocast_dtype=dtype,
-    )
+    predicted = predict(last.network, store, tested, images, dtype)
     return _told(
         Reached(
             name=f"known {planned.place}, {_shape(recipe)}",
             n_epochs=planned.n_epochs,
-            accuracy=accuracy(predicted.numpy(), store.labels[tested]),
+            accuracy=accuracy(predicted, store.labels[tested.numpy()]),
             seconds=cpu / N_CORES,
             wall_seconds=wall,
         )
