@@ -4,9 +4,9 @@
 
 Random points of the default space, all of which average their weights, are trained with one long
 schedule, which is cut after a quarter and after half of it, and with complete schedules of those
-lengths. A look is log-loss after one fitted temperature, on held-out images, by the averaged weights
-and, in the long schedule, by those that are trained too. The reference is the same at the end of
-the long schedule, the mean of two seeds; the looks have the first of them.
+lengths. A look is log-loss after one fitted temperature, on held-out images, by the averaged
+weights and, in the long schedule, by those that are trained too. The reference is the same at the
+end of the long schedule, the mean of two seeds; the looks have the first of them.
 
 Spearman's correlation with the reference says how well a look ranks; the interval is a bootstrap
 over configurations. "Lost" is how much worse the look's favourite is than the best one, in the
