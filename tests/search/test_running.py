@@ -499,6 +499,20 @@ def test_a_budget_ends_the_search_and_says_how_to_go_on(
 
 
 @pytest.mark.slow
+def test_trials_with_a_budget_of_their_own_are_complete_when_it_is_used_up(tmp_path: Path) -> None:
+    study = make_tiny_study(tmp_path, trials=2, epochs=None, trial_budget="4s", pruner="none")
+    warm = make_tiny_study(tmp_path / "warm", trials=1)  # the first trial imports for seconds
+    run_trials(warm.paths, ONE_THREAD, lambda: False, n_trials=1, deadline=None)
+
+    run_trials(study.paths, ONE_THREAD, lambda: False, n_trials=2, deadline=None)
+
+    for trial in study.trials()[:2]:
+        assert trial.state == optuna.trial.TrialState.COMPLETE
+        assert len(trial.intermediate_values) == 10
+        assert 0.5 < trial.user_attrs["seconds"] < 8.5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["deadline", "timeout"])
 def test_a_trial_that_is_out_of_time_counts_as_pruned_with_its_best_round_kept(
     by: str, tmp_path: Path
