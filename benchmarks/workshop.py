@@ -62,6 +62,7 @@ TUTORIAL_POINT: dict[str, Any] = {
     "erasing": [0.0, 0.0],
     "policies": "none",
     "mixings": "none",
+    "early_size": [1.0, 1.0],
 }
 """One network and one way to train it; the weight decay alone is left to the sampler."""
 
