@@ -42,8 +42,8 @@ from spaces.space import SPACES
 
 N_CORES = 2
 TARGETS = (0.70, 0.80, 0.85, 0.88, 0.90)
-LIMITS = {0.80: 29.0, 0.85: 120.0, 0.88: 260.0}
-"""Seconds of both cores in which a prototype got there, or nearly."""
+LIMITS = {0.772: 22.0, 0.80: 29.0, 0.826: 57.0, 0.878: 241.0}
+"""Seconds of both cores in which a prototype of this training got there."""
 TUTORIAL_EPOCHS = 14
 TUTORIAL_BATCH = 128
 
@@ -66,12 +66,13 @@ class Planned:
 
 # Two of them have whole images from the start, to show what small ones are worth.
 PLAN = (
-    *(Planned(9, n_epochs) for n_epochs in (1, 2, 4, 5)),
+    *(Planned(9, n_epochs) for n_epochs in (1, 2, 4)),
     Planned(9, 4, 1.0),
-    Planned(9, 10),
-    Planned(7, 5),
+    Planned(9, 8),
     Planned(7, 4, 1.0),
-    *(Planned(7, n_epochs) for n_epochs in (10, 21, 40)),
+    *(Planned(7, n_epochs) for n_epochs in (5, 10)),
+    Planned(7, 22, 0.5),
+    Planned(7, 40),
 )
 QUICK_PLAN = (Planned(0, 3),)
 
@@ -170,7 +171,7 @@ def _bars(ours: Sequence[Reached], tutorial: Sequence[Reached]) -> list[Bar]:
         Bar(name="70 % sooner than the tutorial", value=sooner, limit=15, better="higher",
             unit=" times"),
         *(
-            Bar(name=f"{100 * target:.0f} %", value=seconds_to(ours, target), limit=limit,
+            Bar(name=f"{100 * target:g} %", value=seconds_to(ours, target), limit=limit,
                 better="lower", unit=" s of both cores")
             for target, limit in LIMITS.items()
         ),
@@ -217,7 +218,7 @@ def _train(store: ImageStore, planned: Planned) -> Reached:
 
 def _shape(recipe: Recipe) -> str:
     widths = "-".join(str(stage.width) for stage in recipe.architecture.stages)
-    return widths if recipe.augmentation.early_size < 1 else f"{widths}, whole images"
+    return f"{widths}, from {recipe.augmentation.early_size:.0%} of the side"
 
 
 def _told(reached: Reached) -> Reached:

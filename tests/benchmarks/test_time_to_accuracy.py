@@ -33,11 +33,11 @@ def test_the_cheapest_training_that_reaches_an_accuracy_counts(benchmark: Any) -
 
 def test_bars_hold_for_what_is_fast_enough_and_no_other(benchmark: Any) -> None:
     tutorial = reached(benchmark, (0.6, 100), (0.69, 300))
-    fast = reached(benchmark, (0.71, 20), (0.81, 28), (0.86, 110), (0.88, 250))
-    slow = reached(benchmark, (0.71, 20.1), (0.79, 28), (0.86, 121))
+    fast = reached(benchmark, (0.78, 20), (0.81, 28), (0.83, 57), (0.88, 240))
+    slow = reached(benchmark, (0.71, 20.1), (0.79, 28), (0.83, 57.1), (0.877, 240))
 
-    assert [bar.holds for bar in benchmark._bars(fast, tutorial)] == [True] * 4
-    assert [bar.holds for bar in benchmark._bars(slow, tutorial)] == [False] * 4
+    assert [bar.holds for bar in benchmark._bars(fast, tutorial)] == [True] * 5
+    assert [bar.holds for bar in benchmark._bars(slow, tutorial)] == [False] * 5
 
 
 def test_a_plan_is_read_as_places_epochs_and_the_size_of_early_images(benchmark: Any) -> None:
