@@ -41,8 +41,9 @@ from search.study import Study
 from spaces.space import suggest_recipe
 
 TRIAL_SECONDS = 20.0
-N_CHECKPOINTS = 3
-"""Of a trial of 20 seconds: one every 5 seconds, none after the last round."""
+N_CHECKPOINTS = 12
+"""Of a trial of 20 seconds: one after every second of its 24 rounds, which come faster than one a
+second."""
 N_REPEATS = 7
 LIMIT_MS = 250.0
 SECOND_START_SECONDS = 1.0
