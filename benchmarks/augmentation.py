@@ -31,6 +31,8 @@ from spaces.transforms import augment, crop, draw_flips, normalize, shrink
 SIZE, PAD, N_BATCH, N_STORED = 32, 4, 512, 4096
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 N_SINGLE = 200
+N_DRAWS = 32
+"""Batches that are mixed for one time, since their rectangles differ in size."""
 OFF = Augmentation(
     flip="none",
     crop=0.0,
@@ -55,8 +57,10 @@ class Kind:
     """The same but for this kind."""
     theirs: Callable[[], object]
     """Varies images with torchvision."""
+    n_ours: int = N_BATCH
+    """Images that our side varies."""
     n_theirs: int = N_SINGLE
-    """How many."""
+    """Images that torchvision varies."""
     limit: float | None = None
     """Microseconds for an image; None: nothing is promised."""
 
@@ -111,7 +115,10 @@ def _kinds() -> Mapping[str, Kind]:
 
     def mixed(**changes: Any) -> Callable[[], object]:
         chosen = replace(OFF, **changes)
-        return lambda: mix(normalized, labels, chosen, generator)
+        return lambda: [mix(normalized, labels, chosen, generator) for _ in range(N_DRAWS)]
+
+    def drawn(transform: Callable[[Tensor, Tensor], object]) -> Callable[[], object]:
+        return lambda: [transform(normalized, labels) for _ in range(N_DRAWS)]
 
     def each(transform: Callable[[Tensor], Tensor], images: list[Tensor]) -> Callable[[], object]:
         return lambda: [transform(image) for image in images]
@@ -149,12 +156,12 @@ def _kinds() -> Mapping[str, Kind]:
             theirs=each(v2.TrivialAugmentWide(), singles),
         ),
         "mixup": Kind(
-            ours=mixed(mixing="mixup"), without=nothing, limit=1.3, n_theirs=N_BATCH,
-            theirs=lambda: v2.MixUp(num_classes=10)(normalized, labels),
+            ours=mixed(mixing="mixup"), without=nothing, limit=1.3, n_ours=N_BATCH * N_DRAWS,
+            n_theirs=N_BATCH * N_DRAWS, theirs=drawn(v2.MixUp(num_classes=10)),
         ),
         "cutmix": Kind(
-            ours=mixed(mixing="cutmix"), without=nothing, limit=1.5, n_theirs=N_BATCH,
-            theirs=lambda: v2.CutMix(num_classes=10)(normalized, labels),
+            ours=mixed(mixing="cutmix"), without=nothing, limit=1.5, n_ours=N_BATCH * N_DRAWS,
+            n_theirs=N_BATCH * N_DRAWS, theirs=drawn(v2.CutMix(num_classes=10)),
         ),
         "three quarters of the side": Kind(
             ours=lambda: shrink(normalized, 24), without=nothing,
@@ -166,7 +173,7 @@ def _kinds() -> Mapping[str, Kind]:
 def _cost(kind: Kind, n_repeats: int) -> float:
     """Return the microseconds for an image that a kind adds."""
     whole, rest = (_fastest(call, n_repeats) for call in (kind.ours, kind.without))
-    return 1e6 * (whole - rest) / N_BATCH
+    return 1e6 * (whole - rest) / kind.n_ours
 
 
 def _fastest(call: Callable[[], object], n_repeats: int) -> float:

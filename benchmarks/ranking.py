@@ -2,7 +2,7 @@
 
     python benchmarks/ranking.py --data CIFAR10_FOLDER
 
-Random points of the default space, all of which average their weights, are trained with one long
+Random points of the default space, all with averaged weights and whole images, have one long
 schedule, which is cut after a quarter and after half of it, and with complete schedules of those
 lengths. A look is log-loss after one fitted temperature, on held-out images, by the averaged
 weights and, in the long schedule, by those that are trained too. The reference is the same at the
@@ -44,7 +44,7 @@ from search.training import Diverged, n_steps_per_epoch, train
 from spaces.recipe import Recipe
 from spaces.space import Space, suggest_recipe
 
-SPACE = Space(averagings=("ema", "lookahead"), batch_sizes=(128, 256, 512))
+SPACE = Space(averagings=("ema", "lookahead"), batch_sizes=(128, 256, 512), early_size=(1.0, 1.0))
 N_ROUNDS = 4
 N_RESAMPLES = 1000
 LATE = 0.9
@@ -72,7 +72,7 @@ def measure(flags: argparse.Namespace) -> Outcome:
         raise ConfigError("--data: give the CIFAR-10 folder; only --quick draws its images.")
     n_configurations = flags.configurations or (4 if flags.quick else 20)
     n_epochs = flags.epochs or (4 if flags.quick else 8)
-    n_images = flags.images or (400 if flags.quick else 5000)
+    n_images = flags.images or (1000 if flags.quick else 5000)
     with tempfile.TemporaryDirectory() as name:
         counts = {"train": n_images, "test": 200 if flags.quick else 2000}
         folder = make_folder(Path(name) / "images", counts, source=flags.data)
@@ -121,6 +121,11 @@ class _Bench:
         """Train one configuration in every way, and return what each look says."""
         n_images = len(self._images.rows)
         n_steps = n_epochs * n_steps_per_epoch(n_images, recipe.optimizer.batch_size)
+        if n_steps // 4 < N_ROUNDS:
+            raise ConfigError(
+                f"--epochs, --images: a quarter of {n_steps} steps is too short to look at; "
+                f"expected {4 * N_ROUNDS} steps or more."
+            )
         long, again = (self._train(recipe, n_steps, seed) for seed in range(2))
         quarter, half = (self._train(recipe, n_steps // part, 0) for part in (4, 2))
         found = {

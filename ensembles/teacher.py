@@ -15,6 +15,7 @@ from ensembles.combination import Combination, Space
 from ensembles.errors import EnsembleError
 from ensembles.pool import MIN_LOG_PROBABILITY
 from ensembles.predictor import active_members
+from spaces.transfer import send
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,10 +73,15 @@ def combine_tensors(
     return (scores / combination.temperature).log_softmax(dim=1)
 
 
+def _on_device(numbers: Sequence[float] | Sequence[Sequence[float]], like: Tensor) -> Tensor:
+    """Return numbers where a tensor is, without waiting for a GPU."""
+    return send(torch.tensor(numbers, dtype=like.dtype), like.device)
+
+
 def _mean_probabilities(
     combination: Combination, members: Float[Tensor, "members n classes"]
 ) -> Float[Tensor, "n classes"]:
-    weights = members.new_tensor(combination.weights)
+    weights = _on_device(combination.weights, members)
     return (members + weights.log()[:, None, None]).logsumexp(dim=0)
 
 
@@ -83,14 +89,14 @@ def _mean_logarithms(
     combination: Combination, members: Float[Tensor, "members n classes"]
 ) -> Float[Tensor, "n classes"]:
     # Not `einsum`: under autocast it would run in half precision.
-    return (members * members.new_tensor(combination.weights)[:, None, None]).sum(dim=0)
+    return (members * _on_device(combination.weights, members)[:, None, None]).sum(dim=0)
 
 
 def _class_wise_logarithms(
     combination: Combination, members: Float[Tensor, "members n classes"]
 ) -> Float[Tensor, "n classes"]:
-    weights = members.new_tensor(combination.class_weights)
-    biases = members.new_tensor(combination.class_biases)
+    weights = _on_device(combination.class_weights, members)
+    biases = _on_device(combination.class_biases, members)
     return (members * weights[:, None, :]).sum(dim=0) + biases
 
 

@@ -288,21 +288,31 @@ def resolve_config(
     surroundings = _from_environment(os.environ if environment is None else environment)
     source = file or _default_file({**surroundings, **flags}.get("name"), studies)
     written = _read_toml(source) if source else {}
-    merged = {**written, **surroundings, **flags}
+    merged = _merged(written, surroundings, flags)
     preset = merged.get("preset", "balanced")
     if preset not in PRESETS:
         raise ConfigError(f"preset: known presets are {', '.join(PRESETS)}; got {preset!r}.")
-    defaults = dict(PRESETS[preset])  # type: ignore[index]
-    if "trial_budget" in merged:
-        defaults.pop("epochs", None)
     try:
-        return StudyConfig.model_validate({**defaults, **merged})
+        return StudyConfig.model_validate(
+            _merged(PRESETS[preset], merged)  # type: ignore[index]
+        )
     except ValidationError as error:
         key = str(error.errors()[0]["loc"][0])
         place = "configuration"
         if key not in flags:
             place = "environment" if key in surroundings else str(source)
         raise ConfigError(f"{place}: {explain(error)}") from error
+
+
+def _merged(*levels: Mapping[str, object]) -> dict[str, object]:
+    """Combine settings, the later ones first; either length of a trial takes the other's place."""
+    merged: dict[str, object] = {}
+    for level in levels:
+        for said, other in (("epochs", "trial_budget"), ("trial_budget", "epochs")):
+            if said in level:
+                merged.pop(other, None)
+        merged |= level
+    return merged
 
 
 def validate_config(values: Mapping[str, object], *, source: str) -> StudyConfig:

@@ -1,7 +1,6 @@
 """How many steps a trial trains: whole epochs as stated, or what fits into its seconds."""
 
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -64,7 +63,9 @@ def plan_steps(
     n_kept = most_networks(recipe, place.record.config.snapshots)
     keeping = n_kept * per_final_image * sum(len(rows) for rows in place.rows.values())
     left = seconds - (time.perf_counter() - began) - judging - keeping
-    n_steps = min(int(left / per_step), MAX_EPOCHS_BY_TIME * per_epoch)
+    n_steps = int(left / per_step)
+    if place.record.config.trial_budget is None:  # else the user has said how long
+        n_steps = min(n_steps, MAX_EPOCHS_BY_TIME * per_epoch)
     whole = n_steps // per_epoch * per_epoch
     return max(whole if whole >= 3 * per_epoch else n_steps, plan.n_rounds)
 
@@ -90,7 +91,7 @@ def _time_network(recipe: Recipe, place: Workplace, seed: int) -> tuple[float, f
         )
     )
     times = [later.seconds - earlier.seconds for earlier, later in itertools.pairwise(rounds)]
-    n_early = math.ceil(EARLY_STEPS * _N_STEPS) - 1  # the first step is in no difference
+    n_early = round(EARLY_STEPS * _N_STEPS) - 1  # the first step is in no difference
     early, late = times[_WARM_UP_STEPS - 1 : n_early], times[n_early + 1 :]
     per_step = EARLY_STEPS * _usual(early) + (1 - EARLY_STEPS) * _usual(late)
     network = rounds[-1].network

@@ -34,6 +34,9 @@ from search.workplace import Workplace, open_workplace
 
 logger = logging.getLogger(__name__)
 
+# What the last trial is fitted to: one that is timed a little too short would be cut off.
+_SHARE_OF_THE_REST = 0.9
+
 
 def run_trials(  # noqa: PLR0913 - what a worker is told, each by its name
     paths: StudyPaths,
@@ -99,7 +102,7 @@ def _seconds(study: optuna.Study, place: Workplace, deadline: Deadline | None) -
     if deadline is None or plan.seconds is None:
         return plan.seconds
     if place.record.config.trial_budget is not None:
-        return min(plan.seconds, deadline.left())
+        return min(plan.seconds, _SHARE_OF_THE_REST * deadline.left())
     trials = study.get_trials(deepcopy=False)
     return deadline.share(trials, expected_share=plan.expected_share)
 

@@ -1,7 +1,7 @@
 """From `--vary.kernel_sizes 3,5` and `[vary]` tables to a narrower space."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,13 +17,19 @@ from spaces.trial import Value
 def choose_space(config: StudyConfig) -> Space:
     """Return the space that a study searches, narrowed as the user asked.
 
+    Pruners that look before the middle of a schedule must not meet networks that have seen small
+    images alone: there images are whole, unless the user says otherwise.
+
     Raises:
         ConfigError: `vary` names what no space has, or values that it does not take.
     """
     base = config.space
     if base == "auto":
         base = "digits" if config.data == "digits" else "default"
-    return narrow(SPACES[base], config.vary)
+    space = SPACES[base]
+    if config.pruner in ("sha", "hyperband"):
+        space = replace(space, early_size=(1.0, 1.0))
+    return narrow(space, config.vary)
 
 
 def narrow(space: Space, changes: Mapping[str, Value | list[Value]]) -> Space:

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from search.compiling import can_compile, compiling_pays
 from search.teaching import Teaching
-from spaces.augmentation import EARLY_STEPS, early_pixels
+from spaces.augmentation import early_pixels, is_early
 from spaces.mixing import MixedBatch, mix, split_batch
 from spaces.networks.blocks import WhiteningConvolution
 from spaces.networks.builders import build_network
@@ -242,13 +242,19 @@ class _Training:
         return train_loss
 
     def compile_if_it_pays(self) -> None:
-        """Compile the network for what is left of the schedule, if that is long enough."""
+        """Compile the network for what is left of the schedule, if that is long enough.
+
+        Not before the stem is frozen and images are whole: each of these compiles it anew.
+        """
+        is_late = self._stem_freezes_at < self.n_steps_done < self._n_steps
+        if not is_late or is_early(*self._place_in_schedule()):
+            return
         left = self.seconds / self.n_steps_done * (self._n_steps - self.n_steps_done)
         if compiling_pays(self._device, seconds_left=left) and can_compile():
             self.compile()
 
     def compile(self, *, backend: str = "inductor") -> None:
-        """Compile the network that trains, once for each size of images."""
+        """Compile the network that trains, anew for each size of images."""
         if self._forward is self._network:
             self._forward = torch.compile(self._network, dynamic=False, backend=backend)
 
@@ -284,13 +290,12 @@ class _Training:
     def _step(self) -> Tensor:
         """Train on one batch, and return its loss without waiting for it."""
         n_done, n_steps = self._place_in_schedule()
-        progress = n_done / n_steps
-        factor = learning_rate_factor(self._recipe.optimizer, progress)
+        factor = learning_rate_factor(self._recipe.optimizer, n_done / n_steps)
         set_learning_rate(self._optimizer, factor)
         if self.n_steps_done == self._stem_freezes_at:
             _freeze_stem(self._network)
         batch = self._next_batch(
-            size=self._early_pixels if progress < EARLY_STEPS else self._task.image_size
+            size=self._early_pixels if is_early(n_done, n_steps) else self._task.image_size
         )
         self._optimizer.zero_grad()
         loss = torch.zeros((), device=self._device)

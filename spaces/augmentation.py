@@ -12,8 +12,8 @@ Mixing = Literal["none", "mixup", "cutmix"]
 Policy = Literal["none", "trivial"]
 
 EARLY_STEPS = 0.4
-"""Share of a schedule whose steps are early. What is left before the middle, from where on trials
-are compared, lets the network get used to whole images."""
+"""Share of a schedule whose steps are early. What is left before the middle, from where on most
+pruners compare trials, lets the network get used to whole images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,11 @@ class Augmentation:
             raise SpaceError(
                 f"augmentation.early_size must be in [0.5, 1], got {self.early_size}."
             )
+
+
+def is_early(n_steps_done: int, n_steps: int) -> bool:
+    """Tell whether the next step of a schedule is early; the last one never is."""
+    return (n_steps_done + 1) / n_steps <= EARLY_STEPS
 
 
 def early_pixels(early_size: float, image_size: int) -> int:

@@ -124,7 +124,7 @@ class Space:
     """Two images and their labels in one."""
     mixing_alpha: Range = (0.2, 1.0)
     """Both parameters of the Beta distribution of their shares, in steps of 0.4."""
-    early_size: Range = (0.75, 1.0)
+    early_size: Range = (0.5, 1.0)
     """Side of the images in the early steps, as a share of the image size, in steps of 0.25; 1
     where they have fewer than 24 pixels."""
 

@@ -29,6 +29,17 @@ def test_a_trial_has_epochs_or_a_budget_of_time() -> None:
         resolve_config({"epochs": 6, "trial_budget": "30s"}, environment={})
 
 
+def test_the_nearer_of_two_lengths_of_a_trial_counts(tmp_path: Path) -> None:
+    file = tmp_path / "any.toml"
+    file.write_text('trial_budget = "1m"')
+
+    by_flag = resolve_config({"trial_budget": "30s"}, environment={"CONCERTINO_EPOCHS": "5"})
+    by_environment = resolve_config({}, file=file, environment={"CONCERTINO_EPOCHS": "5"})
+
+    assert (by_flag.epochs, by_flag.trial_budget) == (None, "30s")
+    assert (by_environment.epochs, by_environment.trial_budget) == (5, None)
+
+
 def test_the_budget_of_a_trial_takes_the_place_of_a_presets_epochs() -> None:
     config = resolve_config({"preset": "quick", "trial_budget": "30s"}, environment={})
 
@@ -137,3 +148,12 @@ def test_a_variable_that_no_setting_has_is_refused() -> None:
 
 def test_the_folder_of_studies_is_no_setting() -> None:
     assert resolve_config({}, environment={"CONCERTINO_STUDIES": "elsewhere"}) == StudyConfig()
+
+
+def test_pruners_that_look_early_compare_networks_that_have_seen_whole_images() -> None:
+    early = {"pruner": "sha", "space": "default"}
+
+    assert choose_space(StudyConfig.model_validate(early)).early_size == (1, 1)
+    said = StudyConfig.model_validate({**early, "vary": {"early_size": [0.75, 1]}})
+    assert choose_space(said).early_size == (0.75, 1)
+    assert choose_space(StudyConfig(space="default")).early_size == (0.5, 1)

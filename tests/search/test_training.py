@@ -478,6 +478,11 @@ def test_two_fifths_of_a_schedule_train_on_small_images() -> None:
     assert sides_of(bars(), n_steps=10) == [6] * 4 + [8] * 6
 
 
+def test_the_only_step_of_a_schedule_has_whole_images() -> None:
+    assert sides_of(bars(), n_steps=1) == [8]
+    assert sides_of(bars(), n_steps=2) == [8, 8]
+
+
 def test_after_a_rung_images_are_small_again() -> None:
     small_and_whole = [6] * 2 + [8] * 3
 
@@ -581,18 +586,19 @@ def test_images_that_are_sent_train_as_images_that_lie_on_the_device() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
+@pytest.mark.parametrize("is_taught", [False, True])
 @pytest.mark.parametrize("name", AVERAGES)
-def test_a_step_never_waits_for_the_gpu(name: str) -> None:
-    here = bars()
+def test_a_step_never_waits_for_the_gpu(name: str, is_taught: bool) -> None:  # noqa: FBT001
+    here = taught(0.5) if is_taught else bars()
     images = replace(here, labels=here.labels.cuda(), images=here.images.cuda())
     training = _Training(AVERAGES[name], TASK, images, (20,), 1, torch.bfloat16)
     training._step()  # what is set up once may wait
 
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(5):
+        for _ in range(11):  # beyond the frozen stem and the small images
             training._step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
-    assert training.n_steps_done == 6
+    assert training.n_steps_done == 12
