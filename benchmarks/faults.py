@@ -193,6 +193,7 @@ class Poller:
         )
         try:
             url = _url_of(server)
+            self._poll(url)  # once at least, also where the search was over sooner than this began
             while not ended.wait(1.0):
                 self._poll(url)
         finally:

@@ -70,9 +70,9 @@ def measure(flags: argparse.Namespace) -> Outcome:
     prepare_process(1)
     if flags.data is None and not flags.quick:
         raise ConfigError("--data: give the CIFAR-10 folder; only --quick draws its images.")
-    n_configurations = flags.configurations or (4 if flags.quick else 20)
-    n_epochs = flags.epochs or (4 if flags.quick else 8)
-    n_images = flags.images or (1000 if flags.quick else 5000)
+    n_configurations = flags.configurations or (2 if flags.quick else 20)
+    n_epochs = flags.epochs or 8
+    n_images = flags.images or (1100 if flags.quick else 5000)
     with tempfile.TemporaryDirectory() as name:
         counts = {"train": n_images, "test": 200 if flags.quick else 2000}
         folder = make_folder(Path(name) / "images", counts, source=flags.data)
