@@ -21,6 +21,7 @@ import itertools
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -72,14 +73,17 @@ def measure(flags: argparse.Namespace) -> Outcome:
         raise ConfigError("--data: give the CIFAR-10 folder; only --quick draws its images.")
     n_configurations = flags.configurations or (2 if flags.quick else 20)
     n_epochs = flags.epochs or 8
-    n_images = flags.images or (1100 if flags.quick else 5000)
+    n_images = flags.images or (400 if flags.quick else 5000)
+    # A short schedule must have a few steps, and few images make many only as small batches.
+    space = replace(SPACE, batch_sizes=(128,)) if flags.quick else SPACE
     with tempfile.TemporaryDirectory() as name:
         counts = {"train": n_images, "test": 200 if flags.quick else 2000}
         folder = make_folder(Path(name) / "images", counts, source=flags.data)
         store = prepare_store(read_folder(folder), cache_folder=Path(name) / "cache")
         bench = _Bench(store)
         found = [
-            bench.look_at(recipe, n_epochs) for recipe in _random_recipes(store, n_configurations)
+            bench.look_at(recipe, n_epochs)
+            for recipe in _random_recipes(space, store, n_configurations)
         ]
     looks = {look: np.array([losses[look] for losses in found]) for look in found[0]}
     reference = looks.pop(REFERENCE)
@@ -102,10 +106,10 @@ def measure(flags: argparse.Namespace) -> Outcome:
     )  # fmt: skip
 
 
-def _random_recipes(store: ImageStore, count: int) -> list[Recipe]:
+def _random_recipes(space: Space, store: ImageStore, count: int) -> list[Recipe]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=RandomSampler(seed=0))
-    return [suggest_recipe(study.ask(), SPACE, store.task) for _ in range(count)]
+    return [suggest_recipe(study.ask(), space, store.task) for _ in range(count)]
 
 
 class _Bench:
