@@ -1,7 +1,9 @@
 """The log of a study: one JSON document a line in its folder, warnings on stderr."""
 
+import fcntl
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -50,7 +52,7 @@ class _WholeLines(logging.Handler):
             line = f"{self.format(record)}\n".encode()
             if len(self._unwritten) + len(line) <= _MAX_UNWRITTEN_BYTES:
                 self._unwritten += line
-            del self._unwritten[: self._file.write(self._unwritten)]
+            self._write()
         except OSError as error:
             if not is_full(error, self._folder):
                 self.handleError(record)
@@ -60,9 +62,22 @@ class _WholeLines(logging.Handler):
     def close(self) -> None:
         """Close the file, after what could not be written before."""
         with suppress(OSError, ValueError):
-            self._file.write(self._unwritten)
+            self._write()
         self._file.close()
         super().close()
+
+    def _write(self) -> None:
+        """Append all lines that wait, or none: other processes would go on within a half one."""
+        descriptor = self._file.fileno()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            size = os.fstat(descriptor).st_size
+            if self._file.write(self._unwritten) == len(self._unwritten):
+                self._unwritten.clear()
+            else:
+                os.ftruncate(descriptor, size)
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 @contextmanager

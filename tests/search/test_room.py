@@ -131,6 +131,28 @@ def test_lines_of_the_log_wait_until_there_is_room(
     assert capsys.readouterr().err == ""
 
 
+def test_a_line_that_had_no_room_does_not_end_in_that_of_another_process(disk: Path) -> None:
+    logger = logging.getLogger("search.test")
+    one = log_to_file(disk / "log.jsonl")
+    logger.info("before")
+    filler = fill(disk)
+    for number in range(200):
+        logger.info("while it was full: %d", number)
+    logging.getLogger().removeHandler(one)
+    filler.unlink()
+    other = log_to_file(disk / "log.jsonl")
+    logger.info("of the other")
+    logging.getLogger().removeHandler(other)
+    for handler in (other, one):
+        handler.close()
+
+    lines = (disk / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    messages = [json.loads(line)["message"] for line in lines]
+    assert sorted(messages) == sorted(
+        ["before", "of the other", *(f"while it was full: {number}" for number in range(200))]
+    )
+
+
 @pytest.fixture
 def paths(disk: Path) -> StudyPaths:
     """Return a study of Optuna on a disk of its own."""
