@@ -13,18 +13,17 @@ written; on a slower one they may be missed.
 """
 
 import argparse
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from harness import Bar, Outcome, run_benchmark
+from harness import Bar, Outcome, fastest_seconds, run_benchmark
 from torch import Generator, Tensor
 from torchvision.transforms import v2
 
 from search.process import prepare_process
-from spaces.augmentation import Augmentation
+from spaces.augmentation import NO_AUGMENTATION
 from spaces.mixing import mix
 from spaces.transforms import augment, crop, draw_flips, normalize, shrink
 
@@ -33,18 +32,6 @@ MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 N_SINGLE = 200
 N_DRAWS = 32
 """Batches that are mixed for one time, since their rectangles differ in size."""
-OFF = Augmentation(
-    flip="none",
-    crop=0.0,
-    rotation=0.0,
-    scale=0.0,
-    shear=0.0,
-    jitter=0.0,
-    erasing=0.0,
-    policy="none",
-    mixing="none",
-    mixing_alpha=1.0,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +58,10 @@ def measure(flags: argparse.Namespace) -> Outcome:
     n_repeats = 10 if flags.quick else 40
     kinds = _kinds()
     costs = {
-        name: (_cost(kind, n_repeats), 1e6 * _fastest(kind.theirs, n_repeats // 4) / kind.n_theirs)
+        name: (
+            _cost(kind, n_repeats),
+            1e6 * fastest_seconds(kind.theirs, n_repeats // 4) / kind.n_theirs,
+        )
         for name, kind in kinds.items()
     }
     return Outcome(
@@ -110,11 +100,11 @@ def _kinds() -> Mapping[str, Kind]:
         return normalize(pixels, MEAN, STD)
 
     def varied(**changes: Any) -> Callable[[], object]:
-        chosen = replace(OFF, **changes)
+        chosen = replace(NO_AUGMENTATION, **changes)
         return lambda: augment(pixels, chosen, mean=MEAN, std=STD, generator=generator)
 
     def mixed(**changes: Any) -> Callable[[], object]:
-        chosen = replace(OFF, **changes)
+        chosen = replace(NO_AUGMENTATION, **changes)
         return lambda: [mix(normalized, labels, chosen, generator) for _ in range(N_DRAWS)]
 
     def drawn(transform: Callable[[Tensor, Tensor], object]) -> Callable[[], object]:
@@ -172,19 +162,8 @@ def _kinds() -> Mapping[str, Kind]:
 
 def _cost(kind: Kind, n_repeats: int) -> float:
     """Return the microseconds for an image that a kind adds."""
-    whole, rest = (_fastest(call, n_repeats) for call in (kind.ours, kind.without))
+    whole, rest = (fastest_seconds(call, n_repeats) for call in (kind.ours, kind.without))
     return 1e6 * (whole - rest) / kind.n_ours
-
-
-def _fastest(call: Callable[[], object], n_repeats: int) -> float:
-    """Return the CPU seconds of the fastest call."""
-    call()
-    times = []
-    for _ in range(max(2, n_repeats)):
-        began = time.process_time()
-        call()
-        times.append(time.process_time() - began)
-    return min(times)
 
 
 if __name__ == "__main__":

@@ -193,9 +193,10 @@ class Poller:
         )
         try:
             url = _url_of(server)
-            self._poll(url)  # once at least, also where the search was over sooner than this began
-            while not ended.wait(1.0):
+            while True:  # once at least, also where the search was over sooner than this began
                 self._poll(url)
+                if ended.wait(1.0):
+                    break
         finally:
             server.terminate()
             server.communicate()

@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -70,6 +71,16 @@ def busy_seconds() -> float:
     user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = fields[:8]
     used = user + nice + system + interrupts + soft_interrupts + stolen
     return used / os.sysconf("SC_CLK_TCK")
+
+
+def fastest_seconds(work: Callable[[], object], repeats: int) -> float:
+    """Return the CPU seconds of the fastest of some repeats, after one to warm up."""
+    times = []
+    for _ in range(repeats + (repeats > 1)):
+        began = time.process_time()
+        work()
+        times.append(time.process_time() - began)
+    return min(times)
 
 
 def describe_others(cores: float) -> str:

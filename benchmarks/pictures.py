@@ -1,5 +1,6 @@
 """Folders of images for the benchmarks: taken from the user's, or drawn."""
 
+import argparse
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,23 @@ from search.errors import ConfigError
 SIZE = 32
 N_CLASSES = 10
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def add_data_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that names the user's images."""
+    parser.add_argument(
+        "--data", type=Path, help="folder with train/CLASS/*.jpg and test/CLASS/*.jpg of 32 px"
+    )
+
+
+def check_data(flags: argparse.Namespace) -> None:
+    """Refuse to measure on drawn images what only real ones can tell, but for a quick look.
+
+    Raises:
+        ConfigError: No folder was given.
+    """
+    if flags.data is None and not flags.quick:
+        raise ConfigError("--data: give the CIFAR-10 folder; only --quick draws its images.")
 
 
 def make_folder(root: Path, counts: Mapping[str, int], *, source: Path | None) -> Path:

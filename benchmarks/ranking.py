@@ -32,7 +32,7 @@ from direct import predict, rows_of, training_images
 from harness import Bar, Outcome, run_benchmark
 from jaxtyping import Float
 from optuna.samplers import RandomSampler
-from pictures import make_folder
+from pictures import add_data_flag, check_data, make_folder
 from scipy.stats import rankdata, spearmanr
 from torch import nn
 
@@ -58,9 +58,7 @@ Losses: TypeAlias = dict[str, float]
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this benchmark."""
-    parser.add_argument(
-        "--data", type=Path, help="folder with train/CLASS/*.jpg and test/CLASS/*.jpg of 32 px"
-    )
+    add_data_flag(parser)
     parser.add_argument("--configurations", type=int, help="how many (default: 20)")
     parser.add_argument("--epochs", type=int, help="of the long schedule (default: 8)")
     parser.add_argument("--images", type=int, help="to train on (default: 5000)")
@@ -69,8 +67,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def measure(flags: argparse.Namespace) -> Outcome:
     """Train all configurations every way; see the module."""
     prepare_process(1)
-    if flags.data is None and not flags.quick:
-        raise ConfigError("--data: give the CIFAR-10 folder; only --quick draws its images.")
+    check_data(flags)
     n_configurations = flags.configurations or (2 if flags.quick else 20)
     n_epochs = flags.epochs or 8
     n_images = flags.images or (400 if flags.quick else 5000)

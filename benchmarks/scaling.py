@@ -30,7 +30,7 @@ from crowd import N_REPORTS, fill_study
 from harness import Bar, Outcome, busy_seconds, describe_others, run_benchmark
 from optuna.trial import TrialState
 from parts import OVERHEAD
-from pictures import make_folder
+from pictures import add_data_flag, make_folder
 from workshop import TUTORIAL_POINT, Used, Worker, new_study, run_together, warm_workers
 
 from search.data.folders import read_folder
@@ -81,9 +81,7 @@ class Memory:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this benchmark."""
-    parser.add_argument(
-        "--data", type=Path, help="folder with train/CLASS/*.jpg and test/CLASS/*.jpg of 32 px"
-    )
+    add_data_flag(parser)
 
 
 def measure(flags: argparse.Namespace) -> Outcome:

@@ -7,11 +7,9 @@ time; of several repeats the fastest. The other tools' loops are timed for one r
 """
 
 import argparse
-import time
-from collections.abc import Callable
 
 import numpy as np
-from harness import Bar, Outcome, run_benchmark
+from harness import Bar, Outcome, fastest_seconds, run_benchmark
 from rivals import N_DRAWS, autogluon_selection, autosklearn_selection
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
@@ -46,17 +44,17 @@ def measure(flags: argparse.Namespace) -> Outcome:
         small = make_pool(100, 10)
         true_class = small.true_class()
         greedy_100 = _greedy_of(small, repeats)
-        simplex_100 = _seconds(lambda: fit_simplex(true_class), repeats)
+        simplex_100 = fastest_seconds(lambda: fit_simplex(true_class), repeats)
         gap = _certificate(true_class)
-        llp_32 = _seconds(lambda: _llp(small.select(range(32))), repeats)
+        llp_32 = fastest_seconds(lambda: _llp(small.select(range(32))), repeats)
         probabilities = np.exp(small.log_probabilities)
-        by_accuracy = _seconds(
+        by_accuracy = fastest_seconds(
             lambda: select_by_accuracy(probabilities, small.labels, small.costs), repeats
         )
-        autogluon = _seconds(
+        autogluon = fastest_seconds(
             lambda: autogluon_selection(probabilities, small.labels, n_draws=1), 1
         )
-        autosklearn = _seconds(
+        autosklearn = fastest_seconds(
             lambda: autosklearn_selection(probabilities, small.labels, n_draws=1), 1
         )
         same = _choose_the_same(n_models=12 if flags.quick else 40)
@@ -116,7 +114,7 @@ def _greedy(true_class: np.ndarray, costs: np.ndarray) -> np.ndarray:
 def _greedy_of(pool: Pool, repeats: int = 3) -> float:
     """Time the choice alone; the true class's probabilities are gathered once for all methods."""
     true_class = pool.true_class()
-    return _seconds(lambda: _greedy(true_class, pool.costs), repeats)
+    return fastest_seconds(lambda: _greedy(true_class, pool.costs), repeats)
 
 
 def _llp(pool: Pool) -> np.ndarray:
@@ -145,16 +143,6 @@ def _choose_the_same(n_models: int) -> float:
             np.allclose(ours, autogluon, atol=1e-9) and members <= set(np.flatnonzero(last))
         )
     return float(np.mean(alike))
-
-
-def _seconds(work: Callable[[], object], repeats: int) -> float:
-    """Return the CPU seconds of the fastest of some repeats, after one to warm up."""
-    times = []
-    for _ in range(repeats + (repeats > 1)):
-        began = time.process_time()
-        work()
-        times.append(time.process_time() - began)
-    return min(times)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import torch
 from harness import Bar, Outcome, busy_seconds, describe_others, run_benchmark
 from optuna.trial import FixedTrial
 from parts import PARTS
-from pictures import make_folder
+from pictures import add_data_flag, make_folder
 from torch import nn
 from tutorial import cpu_seconds, plain_network, train_tutorial
 from workshop import TUTORIAL_POINT, Used, new_study, run_together, warm_workers
@@ -54,9 +54,7 @@ Turn: TypeAlias = tuple[int, int, bool]
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this benchmark."""
-    parser.add_argument(
-        "--data", type=Path, help="folder with train/CLASS/*.jpg and test/CLASS/*.jpg of 32 px"
-    )
+    add_data_flag(parser)
     parser.add_argument("--repeats", type=int, help="turns of each side")
 
 

@@ -27,13 +27,12 @@ from pathlib import Path
 import torch
 from direct import predict, rows_of, training_images
 from harness import Bar, Outcome, busy_seconds, describe_others, run_benchmark
-from pictures import make_folder
+from pictures import add_data_flag, check_data, make_folder
 from tutorial import TutorialEpoch, cpu_seconds, plain_network, train_tutorial
 
 from ensembles.metrics import accuracy
 from search.data.folders import read_folder
 from search.data.store import ImageStore, prepare_store
-from search.errors import ConfigError
 from search.process import choose_autocast_dtype, prepare_process
 from search.training import n_steps_per_epoch, train
 from spaces.known import known_recipes
@@ -64,7 +63,8 @@ class Planned:
         return f"{self.place}:{self.n_epochs}{early_size}"
 
 
-# Two of them have whole images from the start, to show what small ones are worth.
+# Two have whole images from the start, to show what small ones are worth; a long one has smaller
+# ones than its configuration.
 PLAN = (
     *(Planned(9, n_epochs) for n_epochs in (1, 2, 4)),
     Planned(9, 4, 1.0),
@@ -91,9 +91,7 @@ class Reached:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this benchmark."""
-    parser.add_argument(
-        "--data", type=Path, help="folder with train/CLASS/*.jpg and test/CLASS/*.jpg of 32 px"
-    )
+    add_data_flag(parser)
     parser.add_argument(
         "--plan",
         type=_plan,
@@ -106,8 +104,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def measure(flags: argparse.Namespace) -> Outcome:
     """Train both sides; see the module."""
     prepare_process(1)
-    if flags.data is None and not flags.quick:
-        raise ConfigError("--data: give the CIFAR-10 folder; only --quick draws its images.")
+    check_data(flags)
     with tempfile.TemporaryDirectory() as name:
         folder = flags.data
         if flags.quick:

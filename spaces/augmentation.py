@@ -68,6 +68,21 @@ class Augmentation:
             )
 
 
+NO_AUGMENTATION = Augmentation(
+    flip="none",
+    crop=0.0,
+    rotation=0.0,
+    scale=0.0,
+    shear=0.0,
+    jitter=0.0,
+    erasing=0.0,
+    policy="none",
+    mixing="none",
+    mixing_alpha=1.0,
+)
+"""Images as they are; to begin with where some changes alone are wanted."""
+
+
 def is_early(n_steps_done: int, n_steps: int) -> bool:
     """Tell whether the next step of a schedule is early; the last one never is."""
     return (n_steps_done + 1) / n_steps <= EARLY_STEPS

@@ -1,4 +1,4 @@
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,11 @@ from search.samplers import make_sampler
 from search.storage import ask, open_study
 from spaces.space import suggest_recipe
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def crowd(monkeypatch: pytest.MonkeyPatch) -> Any:
+def crowd(load_script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return the module, with fewer different trials."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module = importlib.import_module("crowd")
+    module = load_script("crowd")
     monkeypatch.setattr(module, "_N_DIFFERENT", 12)
     return module
 

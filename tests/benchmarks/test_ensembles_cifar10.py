@@ -1,5 +1,4 @@
-import importlib
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,14 +6,10 @@ import pytest
 
 from ensembles.pool import Pool
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the script as a module; it finds its neighbours as it does when it is run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("ensembles_cifar10")
+def benchmark(load_script: Callable[[str], Any]) -> Any:
+    return load_script("ensembles_cifar10")
 
 
 def make_pool(*, n_models: int = 12, n_images: int = 1800) -> Pool:

@@ -1,6 +1,6 @@
-import importlib
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,10 @@ from runs import Finished
 from search.paths import StudyPaths
 from search.study import Study, load_study
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the script as a module; it finds its neighbours as it does when it is run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("faults")
+def benchmark(load_script: Callable[[str], Any]) -> Any:
+    return load_script("faults")
 
 
 @pytest.fixture

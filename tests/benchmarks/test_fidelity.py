@@ -1,7 +1,7 @@
-import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,13 @@ import pytest
 
 from search.config import StudyConfig
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SETTINGS = StudyConfig(data="digits", epochs=4, pruner="rungs", seed=1)
 BURN = "import time\nwhile time.process_time() < {}: pass\n"
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the script as a module; it finds its neighbours as it does when it is run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("fidelity")
+def benchmark(load_script: Callable[[str], Any]) -> Any:
+    return load_script("fidelity")
 
 
 def search(benchmark: Any, **changes: object) -> Any:

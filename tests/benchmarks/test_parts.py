@@ -1,5 +1,5 @@
-import importlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,10 @@ from search.rounds import TrialTime
 from search.storage import ask, open_study
 from search.workplace import open_workplace
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the module; it finds its neighbours as it does when a script is run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("parts")
+def parts(load_script: Callable[[str], Any]) -> Any:
+    return load_script("parts")
 
 
 def spin(seconds: float) -> None:

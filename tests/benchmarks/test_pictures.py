@@ -1,4 +1,4 @@
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,10 @@ from search.data.folders import read_folder
 from search.data.listing import GIVEN
 from search.errors import ConfigError
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def pictures(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("pictures")
+def pictures(load_script: Callable[[str], Any]) -> Any:
+    return load_script("pictures")
 
 
 def counted(folder: Path) -> dict[str, int]:

@@ -1,5 +1,5 @@
-import importlib
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,10 @@ import pytest
 
 from search.study import load_study
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the script as a module; it finds its neighbours as it does when it is run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("storage")
+def benchmark(load_script: Callable[[str], Any]) -> Any:
+    return load_script("storage")
 
 
 def test_a_large_study_is_one_that_commands_and_optuna_can_read(

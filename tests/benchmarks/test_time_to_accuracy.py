@@ -1,18 +1,13 @@
-import importlib
 import math
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the script as a module; it finds its neighbours as it does when it is run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("time_to_accuracy")
+def benchmark(load_script: Callable[[str], Any]) -> Any:
+    return load_script("time_to_accuracy")
 
 
 def reached(benchmark: Any, *pairs: tuple[float, float]) -> list[Any]:

@@ -1,5 +1,4 @@
-import importlib
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -10,14 +9,10 @@ from search.narrowing import choose_space
 from spaces.space import suggest_recipe
 from spaces.task import Task
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the module as benchmarks find it."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("workshop")
+def benchmark(load_script: Callable[[str], Any]) -> Any:
+    return load_script("workshop")
 
 
 def test_nothing_of_the_tutorials_network_and_training_is_left_to_chance(benchmark: Any) -> None:

@@ -27,7 +27,7 @@ from search.training import (
     train,
 )
 from spaces.architecture import Architecture, Stage
-from spaces.augmentation import Augmentation, Mixing
+from spaces.augmentation import NO_AUGMENTATION, Mixing
 from spaces.networks.blocks import WhiteningConvolution
 from spaces.networks.convnet import ConvNet
 from spaces.optimizer import Optimizer
@@ -63,18 +63,7 @@ PLAIN = Recipe(
         label_smoothing=0.1,
         averaging="none",
     ),
-    augmentation=Augmentation(
-        flip="none",
-        crop=0.125,
-        rotation=0.0,
-        scale=0.0,
-        shear=0.0,
-        jitter=0.0,
-        erasing=0.0,
-        policy="none",
-        mixing="none",
-        mixing_alpha=1.0,
-    ),
+    augmentation=replace(NO_AUGMENTATION, crop=0.125),
 )
 AVERAGES: dict[str, Recipe] = {
     "sgd, lookahead, dropout, cutmix, alternating flips": Recipe(

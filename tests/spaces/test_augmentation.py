@@ -3,24 +3,13 @@ from dataclasses import replace
 import pytest
 from optuna.trial import FixedTrial
 
-from spaces.augmentation import Augmentation, early_pixels
+from spaces.augmentation import NO_AUGMENTATION, early_pixels
 from spaces.errors import SpaceError
 from spaces.space import Space
 from spaces.suggestions.augmentation import suggest_augmentation
 from spaces.task import Task
 
-NOTHING = Augmentation(
-    flip="none",
-    crop=0.0,
-    rotation=0.0,
-    scale=0.0,
-    shear=0.0,
-    jitter=0.0,
-    erasing=0.0,
-    policy="none",
-    mixing="none",
-    mixing_alpha=0.0,
-)
+NOTHING = replace(NO_AUGMENTATION, mixing_alpha=0.0)
 
 
 def test_every_augmentation_can_be_off(cifar: Task) -> None:

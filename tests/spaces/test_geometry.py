@@ -5,21 +5,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from spaces.augmentation import Augmentation
+from spaces.augmentation import NO_AUGMENTATION
 from spaces.geometry import affine_matrices, random_matrices, warp
-
-NOTHING = Augmentation(
-    flip="none",
-    crop=0.0,
-    rotation=0.0,
-    scale=0.0,
-    shear=0.0,
-    jitter=0.0,
-    erasing=0.0,
-    policy="none",
-    mixing="none",
-    mixing_alpha=1.0,
-)
 
 
 def random_images(n: int, *, channels: int = 3, size: int = 16) -> Tensor:
@@ -90,13 +77,13 @@ def test_images_whose_matrix_is_the_identity_are_left_alone() -> None:
 
 
 def test_zero_strengths_draw_no_matrices() -> None:
-    assert random_matrices(5, NOTHING, torch.Generator()) is None
+    assert random_matrices(5, NO_AUGMENTATION, torch.Generator()) is None
 
 
 def test_drawn_rotations_fill_their_range() -> None:
     source = torch.Generator().manual_seed(0)
 
-    matrices = random_matrices(4000, replace(NOTHING, rotation=25.0), source)
+    matrices = random_matrices(4000, replace(NO_AUGMENTATION, rotation=25.0), source)
 
     assert matrices is not None
     degrees = torch.atan2(matrices[:, 0, 1], matrices[:, 0, 0]).rad2deg()
@@ -109,7 +96,7 @@ def test_drawn_rotations_fill_their_range() -> None:
 def test_drawn_scales_stay_above_nothing() -> None:
     source = torch.Generator().manual_seed(0)
 
-    matrices = random_matrices(4000, replace(NOTHING, scale=1.0), source)
+    matrices = random_matrices(4000, replace(NO_AUGMENTATION, scale=1.0), source)
 
     assert matrices is not None
     scales = 1 / matrices[:, 0, 0]

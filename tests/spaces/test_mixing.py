@@ -5,21 +5,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from spaces.augmentation import Augmentation, Mixing
+from spaces.augmentation import NO_AUGMENTATION, Mixing
 from spaces.mixing import cut_mix, draw_share, mix, mix_up
 
-NOTHING = Augmentation(
-    flip="none",
-    crop=0.0,
-    rotation=0.0,
-    scale=0.0,
-    shear=0.0,
-    jitter=0.0,
-    erasing=0.0,
-    policy="none",
-    mixing="none",
-    mixing_alpha=1.0,
-)
 LABELS = torch.tensor([0, 1, 2, 3])
 
 
@@ -34,7 +22,7 @@ def random_images(*, channels: int = 3) -> Tensor:
 def test_no_mixing_leaves_images_and_labels_alone() -> None:
     images = random_images()
 
-    mixed = mix(images, LABELS, NOTHING, generator())
+    mixed = mix(images, LABELS, NO_AUGMENTATION, generator())
 
     assert mixed.images is images
     assert mixed.share == 1.0
@@ -82,7 +70,7 @@ def test_images_that_show_their_label_show_their_mixed_label(
     for seed in range(20):
         images = LABELS.float().view(4, 1, 1, 1).expand(4, channels, 8, 8).clone()
 
-        mixed = mix(images, LABELS, replace(NOTHING, mixing=mixing), generator(seed))
+        mixed = mix(images, LABELS, replace(NO_AUGMENTATION, mixing=mixing), generator(seed))
 
         expected = mixed.share * mixed.labels + (1 - mixed.share) * mixed.other_labels
         torch.testing.assert_close(mixed.images.mean((1, 2, 3)), expected)
@@ -91,7 +79,7 @@ def test_images_that_show_their_label_show_their_mixed_label(
 
 @pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
 def test_one_seed_gives_one_mixture_and_another_seed_another(mixing: Mixing) -> None:
-    augmentation = replace(NOTHING, mixing=mixing)
+    augmentation = replace(NO_AUGMENTATION, mixing=mixing)
 
     first, again, other = (
         mix(random_images(), LABELS, augmentation, generator(seed)).images for seed in (1, 1, 2)

@@ -7,21 +7,9 @@ from padding import pad_images
 from torch import Generator, Tensor
 from torchvision.transforms import v2
 
-from spaces.augmentation import Augmentation
+from spaces.augmentation import NO_AUGMENTATION
 from spaces.transforms import augment, crop, draw_flips, erase, normalize, shrink
 
-NOTHING = Augmentation(
-    flip="none",
-    crop=0.0,
-    rotation=0.0,
-    scale=0.0,
-    shear=0.0,
-    jitter=0.0,
-    erasing=0.0,
-    policy="none",
-    mixing="none",
-    mixing_alpha=1.0,
-)
 EVERYTHING: dict[str, Any] = {
     "rotation": 20.0,
     "scale": 0.2,
@@ -169,7 +157,7 @@ def test_an_augmentation_of_nothing_is_normalization(channels: int) -> None:
     images = random_images(6, channels=channels)
     mean, std = MEAN[:channels], STD[:channels]
 
-    augmented = augment(images, NOTHING, mean=mean, std=std, generator=generator())
+    augmented = augment(images, NO_AUGMENTATION, mean=mean, std=std, generator=generator())
 
     assert torch.equal(augmented, normalize(images, mean, std))
 
@@ -177,7 +165,7 @@ def test_an_augmentation_of_nothing_is_normalization(channels: int) -> None:
 def test_an_augmentation_of_nothing_draws_nothing() -> None:
     source = generator()
 
-    augment(random_images(6), NOTHING, mean=MEAN, std=STD, generator=source)
+    augment(random_images(6), NO_AUGMENTATION, mean=MEAN, std=STD, generator=source)
 
     assert torch.equal(source.get_state(), generator().get_state())
 
@@ -186,7 +174,7 @@ def test_an_augmentation_of_nothing_draws_nothing() -> None:
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_one_seed_gives_one_batch_and_another_seed_another(name: str, channels: int) -> None:
     images = random_images(40, channels=channels)
-    augmentation = replace(NOTHING, **{name: EVERYTHING[name]})
+    augmentation = replace(NO_AUGMENTATION, **{name: EVERYTHING[name]})
     mean, std = MEAN[:channels], STD[:channels]
 
     first, again, other = (
@@ -203,7 +191,7 @@ def test_one_seed_gives_one_batch_and_another_seed_another(name: str, channels: 
 def test_everything_at_once_keeps_shape_and_range(channels: int) -> None:
     images = random_images(60, channels=channels)
     mean, std = MEAN[:channels], STD[:channels]
-    everything = replace(NOTHING, **EVERYTHING)
+    everything = replace(NO_AUGMENTATION, **EVERYTHING)
 
     augmented = augment(images, everything, mean=mean, std=std, generator=generator())
 
@@ -218,7 +206,9 @@ def test_the_images_that_go_in_stay_as_they_are() -> None:
     images = random_images(20)
     before = images.clone()
 
-    augment(images, replace(NOTHING, **EVERYTHING), mean=MEAN, std=STD, generator=generator())
+    augment(
+        images, replace(NO_AUGMENTATION, **EVERYTHING), mean=MEAN, std=STD, generator=generator()
+    )
 
     assert torch.equal(images, before)
 
@@ -241,7 +231,7 @@ def test_an_erased_share_of_one_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_augmented_batches_have_channels_last_memory(name: str) -> None:
-    augmentation = replace(NOTHING, **{name: EVERYTHING[name]})
+    augmentation = replace(NO_AUGMENTATION, **{name: EVERYTHING[name]})
 
     augmented = augment(random_images(9), augmentation, mean=MEAN, std=STD, generator=generator())
 
