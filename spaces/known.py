@@ -222,7 +222,10 @@ _KNOWN: Sequence[Answers] = (
     {**_RESIDUAL_ADAMW, **_stages(16, 2.0, 2.0)},
     {**_AIRBENCH, **_stages(32, 2.0, 2.0)},
     {**_TUTORIAL, **_stages(32, 2.0, 2.0, first=1, others=1)},
-    {**_AIRBENCH, **_stages(32, 4.0, 1.0)},
+    # With 50,000 images of CIFAR-10 it gets furthest. The smallest early images fit it: on 10,000,
+    # nine epochs of them are above eight from three quarters of the side, at equal time and with
+    # each of three seeds (74.4 to 73.6 % in the mean).
+    {**_AIRBENCH, **_stages(32, 4.0, 1.0), "augmentation.early_size": 0.5},
     {
         **_RESIDUAL_ADAMW,
         **_stages(32, 2.0, 2.0),
