@@ -13,6 +13,8 @@ from spaces.optimizer import Averaging, Optimizer, OptimizerName, ScheduleName
 
 _WARMUP_FROM = 0.2
 _LINEAR_TO = 0.07
+WSD_DECAY = 0.2
+"""Share of the steps in which the schedule `wsd` decays."""
 _LOOKAHEAD_EVERY = 5
 # From the rate of the convolutions to that of the other weights: 0.24 and 0.75 at batch 512.
 _MUON_TO_SGD = 3.1
@@ -43,7 +45,9 @@ def learning_rate_factor(optimizer: Optimizer, progress: float) -> float:
 
     Every schedule rises from 0.2 to 1 during the warmup. After it `linear` falls to 0.07 (Jordan
     2024), `cosine` to 0, `step` to a tenth at half and to a hundredth at three quarters of the
-    training, all within the budget; `constant` stays.
+    training, all within the budget; `constant` stays; `wsd`, warmup-stable-decay, stays for the
+    first four fifths of the training and falls to 0 in the last one (Hu et al. 2024, arXiv
+    2404.06395; Hägele et al. 2024, arXiv 2405.18392).
 
     Args:
         optimizer: Its schedule and warmup.
@@ -188,6 +192,7 @@ _SCHEDULES: Mapping[ScheduleName, Callable[[float, float], float]] = {
     "cosine": lambda _, after_warmup: 0.5 * (1 + math.cos(math.pi * after_warmup)),
     "linear": lambda _, after_warmup: 1 - (1 - _LINEAR_TO) * after_warmup,
     "step": lambda progress, _: 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01,
+    "wsd": lambda progress, _: min(1.0, (1 - progress) / WSD_DECAY),
 }
 
 

@@ -7,7 +7,7 @@ from spaces.errors import SpaceError
 from spaces.strict import STRICT
 
 OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "muon"]
-ScheduleName = Literal["linear", "cosine", "step", "constant"]
+ScheduleName = Literal["linear", "cosine", "step", "constant", "wsd"]
 Averaging = Literal["none", "ema", "lookahead"]
 
 

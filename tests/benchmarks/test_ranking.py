@@ -1,8 +1,10 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+
+FloatArray: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 @pytest.fixture
@@ -23,11 +25,29 @@ def test_a_look_that_tells_nothing_apart_has_no_correlation(benchmark: Any) -> N
     assert benchmark._spearman(np.array([np.inf] * 3), reference) == 0
 
 
-def test_bars_want_short_schedules_to_rank_better_than_cuts_and_late_cuts_well(
+def test_bars_want_short_schedules_to_rank_no_worse_than_cuts_and_late_cuts_well(
     benchmark: Any,
 ) -> None:
-    good = {"complete, 1/4 as long": 0.9, "cut after 1/4": 0.8, "cut after 1/2": 0.95}
-    bad = {"complete, 1/4 as long": 0.7, "cut after 1/4": 0.8, "cut after 1/2": 0.85}
+    reference = np.arange(20.0)
+    shuffled = np.random.default_rng(0).permutation(reference)
 
-    assert [bar.holds for bar in benchmark._bars(good)] == [True, True]
-    assert [bar.holds for bar in benchmark._bars(bad)] == [False, False]
+    def hold(*, complete: FloatArray, cut: FloatArray, late: FloatArray) -> list[bool]:
+        looks = {benchmark.COMPLETE: complete, benchmark.CUT: cut, benchmark.LATE_CUT: late}
+        ranks = {look: benchmark._spearman(losses, reference) for look, losses in looks.items()}
+        return [bar.holds for bar in benchmark._bars(looks, ranks, reference)]
+
+    assert hold(complete=reference, cut=shuffled, late=reference) == [True, True]
+    assert hold(complete=reference, cut=reference, late=shuffled) == [True, False]
+    assert hold(complete=shuffled, cut=reference, late=reference) == [False, True]
+
+
+def test_the_price_of_looks_leaves_out_what_diverged(benchmark: Any) -> None:
+    mean, error = benchmark._price(np.array([1.0, np.inf, 3.0, np.nan]))
+
+    assert (mean, error) == pytest.approx((2.0, 1.0))
+
+
+def test_wsd_with_its_looks_takes_as_many_steps_as_the_long_schedule(benchmark: Any) -> None:
+    decays = [benchmark.WSD_DECAY * rung / benchmark.N_ROUNDS for rung in benchmark.RUNGS]
+
+    assert benchmark.WSD_SHARE + sum(decays) == pytest.approx(1)

@@ -138,6 +138,7 @@ def test_the_learning_rate_of_every_group_follows_the_schedule() -> None:
         ("cosine", 1.0, 0.6545085, 0.3454915, 0.0954915, 0.0),
         ("step", 1.0, 1.0, 0.1, 0.01, 0.01),
         ("constant", 1.0, 1.0, 1.0, 1.0, 1.0),
+        ("wsd", 1.0, 1.0, 1.0, 1.0, 0.0),
     ],
 )
 def test_schedules_without_warmup_have_their_known_values(
@@ -155,6 +156,14 @@ def test_schedules_without_warmup_have_their_known_values(
     assert factors == pytest.approx(
         [at_start, at_40_percent, at_60_percent, at_80_percent, at_end]
     )
+
+
+def test_wsd_decays_evenly_in_its_last_fifth() -> None:
+    optimizer = replace(PLAIN, schedule="wsd")
+
+    factors = [learning_rate_factor(optimizer, time) for time in (0.85, 0.9, 0.95)]
+
+    assert factors == pytest.approx([0.75, 0.5, 0.25])
 
 
 @pytest.mark.parametrize("schedule", get_args(ScheduleName))
