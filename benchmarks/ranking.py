@@ -233,8 +233,8 @@ def _resampled(losses: Array, reference: Array) -> Array:
 
 def _gaps(looks: Mapping[str, Array], reference: Array) -> Array:
     """Return by how much the complete look ranks better than the cut, for each of the draws."""
-    complete, cut = (_resampled(looks[look], reference) for look in (COMPLETE, CUT))
-    return np.subtract(complete, cut)
+    gaps: Array = _resampled(looks[COMPLETE], reference) - _resampled(looks[CUT], reference)
+    return gaps
 
 
 def _interval(values: Array, form: str) -> str:
