@@ -63,13 +63,16 @@ class Planned:
         return f"{self.place}:{self.n_epochs}{early_size}"
 
 
-# Two have whole images from the start, to show what small ones are worth.
+# Some have larger images in their early steps than their configuration, to show what small ones
+# are worth.
 PLAN = (
     *(Planned(9, n_epochs) for n_epochs in (1, 2, 4)),
     Planned(9, 4, 1.0),
     Planned(9, 8),
     Planned(7, 4, 1.0),
-    *(Planned(7, n_epochs) for n_epochs in (5, 7, 10, 22, 30)),
+    *(Planned(7, n_epochs, 0.75) for n_epochs in (5, 10)),
+    Planned(7, 22),
+    Planned(7, 40, 0.75),
 )
 QUICK_PLAN = (Planned(0, 3),)
 

@@ -31,11 +31,10 @@ from ensembles.images import ImageError, load_image
 from ensembles.inputs import ImageInput
 from ensembles.manifest import Manifest, manifest_from_text
 from ensembles.members import load_network
-from ensembles.predictor import Predictor
+from ensembles.predictor import Predictor, images_at_once
 from ensembles.self_test import run_self_test
 
 _MAX_MANIFEST_BYTES = 64 * 1024**2
-_PIXELS_AT_ONCE = 1 << 22
 """About 4000 images of 32 pixels or 80 of 224: features of such a batch fit in a few gigabytes."""
 
 Picture: TypeAlias = str | Path | bytes | Image.Image | np.ndarray
@@ -99,7 +98,7 @@ class Bundle:
     @property
     def default_batch_size(self) -> int:
         """How many images to run at once: fewer, the larger they are."""
-        return max(1, min(500, _PIXELS_AT_ONCE // self.manifest.image_input.size**2))
+        return images_at_once(self.manifest.image_input.size)
 
     def predict(
         self,

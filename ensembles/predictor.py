@@ -20,6 +20,17 @@ from ensembles.inputs import ImageInput
 from spaces.transfer import send
 from spaces.transforms import normalize
 
+_PIXELS_AT_ONCE = 1 << 22
+
+
+def images_at_once(image_size: int) -> int:
+    """Return how many images to run in one forward pass: fewer, the larger they are.
+
+    Args:
+        image_size: Their side in pixels.
+    """
+    return max(1, min(500, _PIXELS_AT_ONCE // image_size**2))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictor:
@@ -42,14 +53,14 @@ class Predictor:
         self,
         images: UInt8[Tensor, "n h w c"],
         *,
-        batch_size: int = 500,
+        batch_size: int | None = None,
         autocast_dtype: torch.dtype | None = None,
     ) -> Float[np.ndarray, "n classes"]:
         """Run the members that count and combine what they say.
 
         Args:
             images: Pixels at the size of `image_input`.
-            batch_size: Images in one forward pass.
+            batch_size: Images in one forward pass; default: see `images_at_once`.
             autocast_dtype: Lower precision for the networks, or None for float32.
 
         Returns:
@@ -65,13 +76,13 @@ class Predictor:
         return self.combination.combine(np.stack(rows))
 
     def predict_members(
-        self, images: UInt8[Tensor, "n h w c"], *, batch_size: int = 500
+        self, images: UInt8[Tensor, "n h w c"], *, batch_size: int | None = None
     ) -> Float[np.ndarray, "members n classes"]:
         """Run all members, and combine nothing.
 
         Args:
             images: Pixels at the size of `image_input`.
-            batch_size: Images in one forward pass.
+            batch_size: Images in one forward pass; default: see `images_at_once`.
 
         Returns:
             Normalized log-probabilities, float32, the members in the order of the weights.
@@ -84,7 +95,7 @@ class Predictor:
         images: UInt8[Tensor, "n h w c"],
         cascade: Cascade,
         *,
-        batch_size: int = 500,
+        batch_size: int | None = None,
         autocast_dtype: torch.dtype | None = None,
     ) -> CascadeResult:
         """Run the members one after another, each on the images that still need it.
@@ -92,7 +103,7 @@ class Predictor:
         Args:
             images: Pixels at the size of `image_input`.
             cascade: Of these members.
-            batch_size: Images in one forward pass.
+            batch_size: Images in one forward pass; default: see `images_at_once`.
             autocast_dtype: Lower precision for the networks, or None for float32.
 
         Returns:
@@ -115,7 +126,7 @@ class Predictor:
         self,
         member: int,
         images: UInt8[Tensor, "n h w c"],
-        batch_size: int,
+        batch_size: int | None,
         autocast_dtype: torch.dtype | None,
     ) -> Float[np.ndarray, "n classes"]:
         predicted = predict_log_probabilities(
@@ -143,7 +154,7 @@ def predict_log_probabilities(
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    batch_size: int = 500,
+    batch_size: int | None = None,
     autocast_dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "n classes"]:
     """Run one network over images, without gradients and in `eval()` mode.
@@ -153,7 +164,7 @@ def predict_log_probabilities(
         images: Pixels at the network's size, on any device; they travel batch by batch.
         mean: Mean of each channel, for pixels from 0 to 1.
         std: Standard deviation of each channel, on the same scale.
-        batch_size: Images in one forward pass.
+        batch_size: Images in one forward pass; default: see `images_at_once`.
         autocast_dtype: Lower precision for the network itself, or None for float32.
 
     Returns:
@@ -167,7 +178,7 @@ def predict_log_probabilities(
         torch.inference_mode(),
         torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None),
     ):
-        for batch in images.split(batch_size):
+        for batch in images.split(batch_size or images_at_once(images.shape[1])):
             pixels = normalize(send(batch, device), mean, std)
             logits = network(pixels)
             # bf16 has 8 bits of mantissa: the softmax is float32 whatever the network ran in.

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search.memory import N_PREDICTED
 from search.paths import TrialPaths, write_whole
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class Checkpoint:
     """Weights of late rounds, by name."""
     n_parts: int = 1
     """Parts into which its batches are cut, so that they fit into the memory."""
-    n_predicted: int = N_PREDICTED
+    n_predicted: int | None = None
     """Images that are predicted at a time."""
 
 

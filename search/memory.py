@@ -19,7 +19,8 @@ from search.devices import MemoryUse
 
 # Fewer images make the statistics of batch norm worthless.
 MIN_MICRO_BATCH = 4
-N_PREDICTED = 500
+PIXELS_AT_ONCE = 1 << 22
+"""Of the images of a part of a batch on a CPU: 1024 of 64 px."""
 CONSTRAINT = "memory"
 
 _WORDS = (
@@ -43,12 +44,12 @@ class Portions:
 
     n_parts: int = 1
     """Parts of a training batch."""
-    n_predicted: int = N_PREDICTED
-    """Images in a forward pass without gradients."""
+    n_predicted: int | None = None
+    """Images in a forward pass without gradients; None: as many as are usual for their size."""
 
-    def reset(self) -> None:
-        """Begin a trial as if everything fitted."""
-        self.n_parts, self.n_predicted = 1, N_PREDICTED
+    def reset(self, n_parts: int = 1) -> None:
+        """Begin a trial as if everything fitted, in so many parts."""
+        self.n_parts, self.n_predicted = n_parts, None
 
     def micro_batch(self, batch_size: int) -> int:
         """Return the images of the largest part of a batch."""
@@ -68,6 +69,23 @@ class Portions:
             n_images = self.micro_batch(batch_size)
             raise DoesNotFitError(f"even {n_images} images at a time do not fit: {reason}")
         self.n_parts *= 2
+
+
+def n_parts_at_first(n_images: int, image_size: int, device: torch.device) -> int:
+    """Return the parts of a batch that a trial begins with.
+
+    A GPU tells when its memory is full, and is asked for the whole batch. On a CPU the kernel
+    ends the process instead, without an error to answer; so there large images train in parts.
+
+    Args:
+        n_images: Of the batch.
+        image_size: Their side in pixels.
+        device: What computes.
+    """
+    if device.type != "cpu":
+        return 1
+    n_at_once = max(MIN_MICRO_BATCH, PIXELS_AT_ONCE // image_size**2)
+    return -(-n_images // n_at_once)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from search.memory import (
     limit_memory,
     mark_infeasible,
     measure,
+    n_parts_at_first,
 )
 from search.paths import TrialPaths
 from search.predictions import write_history, write_network
@@ -62,7 +63,9 @@ def run_trial(trial: optuna.Trial, place: Workplace, time_given: TrialTime) -> O
         trial.user_attrs, study_seed=place.record.config.seed, trial_number=trial.number
     )
     place = place.assigned(assignment)
-    place.portions.reset()
+    n_images = min(recipe.optimizer.batch_size, len(place.images.rows))
+    size = place.record.task.image_size
+    place.portions.reset(n_parts_at_first(n_images, size, place.images.device))
     limit_memory(place.images.device, place.panel.memory_share)
     begin_measuring(place.images.device)
     job = Job(recipe=recipe, assignment=assignment, time_given=time_given)

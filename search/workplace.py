@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from ensembles.predictor import predict_log_probabilities
+from ensembles.predictor import images_at_once, predict_log_probabilities
 from search.assignments import Assignment, Fold
 from search.data.folds import OUTSIDE, read_folds
 from search.data.roles import Role, read_roles
@@ -31,7 +31,7 @@ JUDGED_ROLES: tuple[Role, ...] = ("stop", "ens", "test")
 # Rounds are compared on this many images of the stop role: on all 5,550 of a set like CIFAR-10,
 # ten looks cost a third of the training. The objective is computed on the whole role.
 MAX_IMAGES_OF_A_ROUND = 2000
-_CHUNK = 2000
+_BATCHES_AT_A_TIME = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,27 +91,33 @@ class Workplace:
         n_done = 0
         while n_done < len(rows):
             self.panel.beat()
+            n_at_once = self.portions.n_predicted or images_at_once(self.record.task.image_size)
+            some = rows[n_done : n_done + _BATCHES_AT_A_TIME * n_at_once]
             try:
-                chunks.append(self._predict_chunk(network, rows[n_done : n_done + _CHUNK], dtype))
+                chunks.append(self._predict_some(network, some, n_at_once, dtype))
             except Exception as error:  # raised again, unless it is one that smaller batches help
-                if self.portions.n_predicted == 1 or not is_out_of_memory(error):
+                if n_at_once == 1 or not is_out_of_memory(error):
                     raise
             else:
-                n_done += len(chunks[-1])
+                n_done += len(some)
                 continue
             free_memory(self.images.device)
-            self.portions.n_predicted //= 2
+            self.portions.n_predicted = n_at_once // 2
         return torch.cat(chunks).numpy()
 
-    def _predict_chunk(
-        self, network: nn.Module, rows: Int64[Tensor, " rows"], dtype: torch.dtype | None
+    def _predict_some(
+        self,
+        network: nn.Module,
+        rows: Int64[Tensor, " rows"],
+        batch_size: int,
+        dtype: torch.dtype | None,
     ) -> Float[Tensor, "rows classes"]:
         return predict_log_probabilities(
             network,
             self.pixels(rows),
             mean=self.images.mean,
             std=self.images.std,
-            batch_size=self.portions.n_predicted,
+            batch_size=batch_size,
             autocast_dtype=dtype,
         ).cpu()
 

@@ -5,7 +5,7 @@ from jaxtyping import Int64
 
 from search.data.store import ImageStore
 
-_CHUNK = 2048
+_CHUNK_BYTES = 1 << 23
 
 
 def channel_statistics(
@@ -23,8 +23,9 @@ def channel_statistics(
         Mean and standard deviation; a channel without any contrast has deviation 1.
     """
     counts = np.zeros((store.channels, 256), dtype=np.int64)
-    for start in range(0, len(rows), _CHUNK):
-        pixels = store.unpadded(rows[start : start + _CHUNK])
+    n_at_once = max(1, _CHUNK_BYTES // store.images[:1].nbytes)
+    for start in range(0, len(rows), n_at_once):
+        pixels = store.unpadded(rows[start : start + n_at_once])
         for channel in range(store.channels):
             counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
     values = np.arange(256) / 255

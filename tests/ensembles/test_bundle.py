@@ -20,6 +20,7 @@ from ensembles.conformal import Conformal, Rejection
 from ensembles.decision import Decision
 from ensembles.errors import BundleError
 from ensembles.images import ImageError
+from ensembles.predictor import images_at_once
 
 WriteBundle = Callable[..., Path]
 Change = Callable[[Path], object]
@@ -120,6 +121,7 @@ def test_pixels_that_are_no_picture_are_named_by_their_type(
 
 def test_large_inputs_run_in_smaller_batches(write_tiny_bundle: WriteBundle) -> None:
     assert load_bundle(write_tiny_bundle()).default_batch_size == 500
+    assert [images_at_once(size) for size in (64, 224, 4000)] == [500, 83, 1]
 
 
 def test_members_run_without_gradients_and_in_eval_mode(write_tiny_bundle: WriteBundle) -> None:

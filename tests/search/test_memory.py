@@ -12,11 +12,17 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from runs import make_tiny_study
 from torch import Tensor, nn
 
-from search import checkpoints, training
+from search import checkpoints, memory, training
 from search.config import Sampler
 from search.devices import Slot
 from search.loop import run_trials
-from search.memory import DoesNotFitError, Portions, is_out_of_memory, mark_infeasible
+from search.memory import (
+    DoesNotFitError,
+    Portions,
+    is_out_of_memory,
+    mark_infeasible,
+    n_parts_at_first,
+)
 from search.panel import Panel
 from search.samplers import make_sampler
 from search.study import Study
@@ -159,6 +165,34 @@ def test_a_batch_that_does_not_fit_is_trained_on_in_parts_with_the_same_result(
         assert one.params == two.params
         assert one.value == pytest.approx(two.value, abs=1e-3)
         assert one.constraints == {}
+
+
+@pytest.mark.parametrize(
+    ("n_images", "size", "device", "expected"),
+    [
+        (1024, 64, "cpu", 1),
+        (1025, 64, "cpu", 2),
+        (256, 224, "cpu", 4),  # of 64; 83 at once are the most
+        (256, 224, "cuda", 1),
+        (8, 4000, "cpu", 2),  # batch norm needs a few
+    ],
+)
+def test_a_cpu_trains_on_large_images_in_parts(
+    n_images: int, size: int, device: str, expected: int
+) -> None:
+    assert n_parts_at_first(n_images, size, torch.device(device)) == expected
+
+
+def test_a_trial_begins_with_parts_where_its_images_are_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "PIXELS_AT_ONCE", 40 * 8 * 8)
+    study = make_tiny_study(tmp_path, trials=1, vary=WITHOUT_BATCH_NORM)
+
+    (trial,) = run_within(None, study, monkeypatch)
+
+    assert trial.state == TrialState.COMPLETE
+    assert trial.user_attrs["micro_batch"] == 32
 
 
 @pytest.mark.slow

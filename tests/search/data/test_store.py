@@ -2,6 +2,7 @@ import json
 import logging
 import multiprocessing
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from search.data import statistics
 from search.data import store as store_module
 from search.data.folders import read_folder
 from search.data.statistics import channel_statistics
@@ -212,6 +214,24 @@ def test_channel_statistics_are_those_of_the_pixels(root: Path, cache: Path) -> 
     pixels = store.unpadded(rows) / 255
     np.testing.assert_allclose(means, pixels.mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(stds, pixels.std(axis=(0, 1, 2)), rtol=1e-9)
+
+
+def test_channel_statistics_never_hold_the_images_in_memory(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = prepare(root, cache, image_size=128)
+    rows = np.repeat(np.arange(8), 20)
+    expected = channel_statistics(store, rows)
+    # A count of bytes needs eight times their memory, for one of three channels at a time.
+    monkeypatch.setattr(statistics, "_CHUNK_BYTES", 4 * store.images[:1].nbytes)
+
+    tracemalloc.start()
+    found = channel_statistics(store, rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert found == expected
+    assert peak < 6 * statistics._CHUNK_BYTES < store.images[rows].nbytes
 
 
 def test_a_channel_without_contrast_is_not_divided_by_nothing(
