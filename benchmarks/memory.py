@@ -35,9 +35,8 @@ from search.study import load_study
 GROUPS = Path("/sys/fs/cgroup")
 NAME = "concertino-memory"
 MB = 1 << 20
-LIMIT_MB = 1500
-SIZE = 96
-QUICK_SIZE = 224
+LIMIT_MB, QUICK_LIMIT_MB = 2000, 1800
+SIZE, QUICK_SIZE = 128, 224
 SECONDS_BETWEEN_LOOKS = 0.1
 
 
@@ -94,7 +93,7 @@ class Group:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this benchmark."""
     add_data_flag(parser)
-    parser.add_argument("--limit", type=int, default=LIMIT_MB, help="of the memory, in MB")
+    parser.add_argument("--limit", type=int, help=f"of the memory, in MB (default: {LIMIT_MB})")
     parser.add_argument("--image-size", type=int, help=f"side of the images (default: {SIZE})")
 
 
@@ -117,8 +116,9 @@ def measure(flags: argparse.Namespace) -> Outcome:
         words = ("--data", str(folder), "--image-size", str(size), "--workers", "1", "--devices",
                  "cpu", "--pruner", "none", *length, "--vary.batch_sizes", "64",
                  "--vary.width", "8,8", "--vary.depth", "3,3")  # fmt: skip
-        limits = (flags.limit,) if flags.quick else (None, flags.limit)
-        found = [_search(Path(name) / f"{limit}", words, limit) for limit in limits]
+        limit = flags.limit or (QUICK_LIMIT_MB if flags.quick else LIMIT_MB)
+        limits = (limit,) if flags.quick else (None, limit)
+        found = [_search(Path(name) / f"{each}", words, each) for each in limits]
     limited = found[-1]
     return Outcome(
         title=f"a search of {limited.store_mb:,.0f} MB of images of {size} px",
@@ -129,12 +129,12 @@ def measure(flags: argparse.Namespace) -> Outcome:
             for each in found
         ],
         bars=[
-            Bar(name="images, of the memory", value=limited.store_mb / flags.limit, limit=1,
+            Bar(name="images, of the memory", value=limited.store_mb / limit, limit=1,
                 better="higher", unit=" times"),
             *(Bar(name=f"{each.name}: exit code", value=each.exit_code, limit=0, better="lower")
               for each in found),
         ],
-        figures={"limit_mb": flags.limit, "searches": [asdict(each) for each in found]},
+        figures={"limit_mb": limit, "searches": [asdict(each) for each in found]},
         remarks=["own: without pages of files; images/s: that trials trained on, one thread each"],
     )  # fmt: skip
 
