@@ -109,12 +109,10 @@ def measure(flags: argparse.Namespace) -> Outcome:
                 {"train": 8000, "val": 400, "test": 400},
                 source=flags.data,
             )
-        length: Sequence[str] = ("--epochs", "1", "--limit-train", "1500", "--trials", "1")
-        if not flags.quick:
-            length = ("--trial-budget", "40s", "--trials", "2")
+        part = ("--limit-train", "1500") if flags.quick else ()
         # Networks that need little themselves.
         words = ("--data", str(folder), "--image-size", str(size), "--workers", "1", "--devices",
-                 "cpu", "--pruner", "none", *length, "--vary.batch_sizes", "64",
+                 "cpu", "--trials", "1", "--epochs", "1", *part, "--vary.batch_sizes", "64",
                  "--vary.width", "8,8", "--vary.depth", "3,3")  # fmt: skip
         limit = flags.limit or (QUICK_LIMIT_MB if flags.quick else LIMIT_MB)
         limits = (limit,) if flags.quick else (None, limit)

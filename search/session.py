@@ -1,11 +1,13 @@
 """What a user sees of a run: progress on stderr, the report on stdout, an exit code."""
 
 import json as json_format
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from search.absences import count_absent, describe_absent
@@ -23,6 +25,7 @@ from search.preparation import with_images
 from search.record import StudyRecord
 from search.reporting import print_best, print_ensemble, print_next_commands, print_soups
 from search.running import Observer, RunResult, run_study
+from search.schedule import Plan
 from search.soup_records import Soup
 from search.study import Study
 from search.words import command, n_of
@@ -140,7 +143,11 @@ def _print_remarks(console: Console, result: RunResult, studies: Path) -> None:
     record = result.study.record
     resume = command(f"resume {result.study.name}", studies)
     absent = [] if result.end.interrupted else _absence_remarks(result.study)
-    remarks = [*_size_remarks(result, studies), *_data_remarks(record), *absent]
+    remarks = [
+        *_size_remarks(result, studies),
+        *_length_remarks(record.plan, result.study.trials()),
+    ]
+    remarks += [*_data_remarks(record), *absent]
     for remark in [*remarks, *_extra_remarks(result.extras), *_slot_remarks(result)]:
         _say(console, remark, style="yellow")
     if result.end.interrupted:
@@ -196,6 +203,21 @@ def _size_remarks(result: RunResult, studies: Path) -> list[str]:
     folds = command(f"ensemble {result.study.name} --folds 5", studies)
     few = f"{n_images:,} images are few; an ensemble of networks that learn from more of them, "
     return [f"{few}fitted on all of them: {folds}"]
+
+
+def _length_remarks(plan: Plan, trials: Sequence[FrozenTrial]) -> list[str]:
+    """Say if the time of a trial went into other things than training."""
+    epochs = [
+        float(trial.user_attrs["epochs"])
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and "epochs" in trial.user_attrs
+    ]
+    if plan.seconds is None or not epochs or statistics.median(epochs) >= 1:
+        return []
+    trained = f"trials trained for {statistics.median(epochs):.2g} epochs in the median: "
+    others = "looks at rounds and predictions at the end leave no more "
+    cure = "give it fewer --trials, more --budget or --trial-budget, or a smaller --image-size"
+    return [f"{trained}{others}of {format_duration(plan.seconds)}; {cure}"]
 
 
 def _data_remarks(record: StudyRecord) -> list[str]:
