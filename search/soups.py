@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ensembles.averaging import average_weights, reestimate_norms
 from ensembles.calibration import log_loss_after_temperature
 from ensembles.pool import normalize_log_probabilities
+from ensembles.predictor import images_at_once
 from ensembles.soup import select_ingredients
 from search.candidates import Candidate, candidate_pool, list_trainings
 from search.devices import list_gpus, plan_slots
@@ -146,4 +147,5 @@ def _norm_batches(place: Workplace) -> tuple[Int64[Tensor, " rows"], ...]:
     rows = place.images.rows
     generator = torch.Generator().manual_seed(derive_seed(place.record.config.seed, "soup"))
     chosen = torch.randperm(len(rows), generator=generator)[:N_NORM_IMAGES].to(rows.device)
-    return rows[chosen].tensor_split(max(1, len(chosen) // NORM_BATCH))
+    n_at_once = min(NORM_BATCH, images_at_once(place.record.task.image_size))
+    return rows[chosen].tensor_split(max(1, len(chosen) // n_at_once))
