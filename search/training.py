@@ -73,6 +73,8 @@ class TrainingImages:
     std: tuple[float, ...]
     teaching: Teaching | None = None
     """What is learned of the images besides their labels, if anything."""
+    announce: Callable[[Tensor], None] | None = None
+    """Is told the rows of the next step, where images may have to be read from a disk."""
 
     @property
     def device(self) -> torch.device:
@@ -323,7 +325,12 @@ class _Training:
         epoch, number = divmod(self.n_steps_done, self._per_epoch)
         if number == 0:
             self._order = images.rows[torch.randperm(len(images.rows), generator=generator)]
-        rows = self._order[number * self.batch_size : (number + 1) * self.batch_size]
+        rows, following = (
+            self._order[place * self.batch_size : (place + 1) * self.batch_size]
+            for place in (number, number + 1)
+        )
+        if images.announce is not None and number + 1 < self._per_epoch:
+            images.announce(following)
         mirrored = draw_flips(
             augmentation.flip, self._sides[rows], epoch=epoch, generator=generator
         )

@@ -177,6 +177,7 @@ def open_workplace(
             pad=store.pad,
             mean=record.image_input.mean,
             std=record.image_input.std,
+            announce=(lambda rows: store.announce(rows.numpy())) if home.type == "cpu" else None,
         ),
         rows=rows,
         round_rows=_some_of(rows["stop"]),

@@ -7,13 +7,14 @@ Choices that could have gone otherwise:
   another size or time of change is noticed; one that was overwritten by as many bytes and given
   its old time back is not.
 * The set may be larger than memory: it is written in pieces, mapped and never loaded. Training
-  picks its rows at random, so the kernel's page cache holds what fits; on a disk that takes long
-  for a row, the cores wait for it.
+  picks its rows at random, so the kernel's page cache holds what fits, and is told of the next
+  batch's rows while the cores work on this one.
 * Pictures that cannot be read are left out and written down with their reason.
 """
 
 import json
 import logging
+import mmap
 import os
 import shutil
 import zipfile
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -49,6 +50,9 @@ FORMAT_VERSION: Literal[1] = 1
 """Of the folder; a change makes every cache be made anew."""
 
 _WAIT_SECONDS = 0.5
+# Of images smaller than that a set has to be of millions to be larger than memory, and a call for
+# each would cost a hundredth of the training.
+_MIN_BYTES_TO_ANNOUNCE = 4 * mmap.PAGESIZE
 _IMAGES, _ROWS, _NAMES, _MANIFEST = "images.npy", "rows.npz", "names.json", "manifest.json"
 
 
@@ -140,6 +144,23 @@ class ImageStore:
         inner = slice(self.pad, self.pad + self.size)
         chosen: np.ndarray = self.images[rows]
         return chosen[:, inner, inner]
+
+    def announce(self, rows: Int64[np.ndarray, " rows"]) -> None:
+        """Let the kernel begin to read some images from the disk, where they are not in memory.
+
+        Returns at once. Does nothing for small images, and where there is no `madvise`.
+        """
+        images, n_bytes = self.images, self.images[:1].nbytes
+        if n_bytes < _MIN_BYTES_TO_ANNOUNCE or not isinstance(images, np.memmap):
+            return
+        mapped: Any = images._mmap  # type: ignore[attr-defined]  # NumPy shows it no other way
+        if not hasattr(mapped, "madvise"):
+            return
+        first = images.offset % mmap.ALLOCATIONGRANULARITY  # NumPy maps from a whole page on
+        for row in rows.tolist():
+            place = first + row * n_bytes
+            begin = place - place % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, begin, place + n_bytes - begin)
 
 
 def prepare_store(

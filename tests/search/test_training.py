@@ -33,7 +33,7 @@ from spaces.networks.convnet import ConvNet
 from spaces.optimizer import Optimizer
 from spaces.recipe import Recipe
 from spaces.task import Task
-from spaces.transforms import normalize
+from spaces.transforms import crop, normalize
 
 TASK = Task(image_size=8, channels=1, n_classes=3)
 PLAIN = Recipe(
@@ -166,6 +166,26 @@ def test_only_the_chosen_rows_are_trained_on() -> None:
     *_, expected = run(PLAIN, replace(images, rows=torch.arange(30)))
 
     assert same(weights_of(last), weights_of(expected))
+
+
+def test_the_rows_of_the_next_step_are_announced_within_an_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    announced: list[tuple[int, list[int]]] = []
+    trained: list[list[int]] = []
+
+    def look(images: Tensor, rows: Tensor, *others: Any, **options: Any) -> Tensor:
+        trained.append(rows.tolist())
+        return crop(images, rows, *others, **options)
+
+    monkeypatch.setattr(training, "crop", look)
+    images = replace(bars(), announce=lambda rows: announced.append((len(trained), rows.tolist())))
+
+    list(run(PLAIN, images, n_steps=8))
+
+    # Three steps of 16 images in an epoch of 60: the first of the next is not known yet.
+    assert [step for step, _ in announced] == [0, 1, 3, 4, 6, 7]
+    assert all(trained[step + 1] == rows for step, rows in announced[:-1])
 
 
 def test_rounds_end_evenly_over_the_schedule_the_last_at_its_end() -> None:

@@ -1,7 +1,11 @@
+import ctypes
 import json
 import logging
+import mmap
 import multiprocessing
+import os
 import shutil
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -242,6 +246,44 @@ def test_a_channel_without_contrast_is_not_divided_by_nothing(
     store.images[:] = 51
 
     assert channel_statistics(store, np.arange(2)) == ((0.2,), (1.0,))
+
+
+def n_pages_in_memory(store: ImageStore) -> int:
+    """Count the pages of the pixels that a page fault need not read, by `mincore`."""
+    assert isinstance(store.images, np.memmap)
+    size = store.images[:].nbytes + store.images.offset
+    n_pages = -(-size // mmap.PAGESIZE)
+    found = (ctypes.c_ubyte * n_pages)()
+    with (store.folder / "images.npy").open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), found) == 0
+    return sum(each & 1 for each in found)
+
+
+@pytest.mark.skipif(not hasattr(mmap.mmap, "madvise"), reason="needs madvise")
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="needs posix_fadvise")
+def test_announced_images_are_read_before_anybody_looks_at_them(
+    make_pictures: MakePictures, cache: Path
+) -> None:
+    names = [f"{name}/{number}.png" for name in "ab" for number in range(40)]
+    store, _ = prepare(make_pictures(*names), cache, image_size=128)
+    with (store.folder / "images.npy").open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = n_pages_in_memory(store)
+
+    store.announce(np.arange(0, 80, 2))
+
+    pages = store.images[:40].nbytes // mmap.PAGESIZE
+    for _ in range(100):
+        if n_pages_in_memory(store) >= before + pages // 2:
+            break
+        time.sleep(0.05)
+    if before > pages:
+        pytest.skip("the file system keeps everything in memory")
+    assert n_pages_in_memory(store) >= before + pages // 2
 
 
 def test_the_wait_for_another_process_that_decodes_can_be_ended(
