@@ -64,10 +64,8 @@ N_RESAMPLES = 1000
 LATE = 0.9
 REFERENCE, AGAIN = "long", "long, with another seed"
 CUT, COMPLETE, LATE_CUT = "cut after 1/4", "complete, 1/4 as long", "cut after 1/2"
-ENDS = {
-    "after": "complete ones of 1/4 and 1/2 before it",
-    "wsd": "wsd, with two decays on the way",
-}
+AFTER_RUNGS, WSD_LONG = "its end, after 1/4 and 1/2", "the end of wsd, with two looks"
+ENDS = (AFTER_RUNGS, WSD_LONG)
 Kind = Literal["averaged", "trained"]
 KINDS: Sequence[Kind] = ("averaged", "trained")
 Losses: TypeAlias = dict[str, float]
@@ -115,7 +113,7 @@ def measure(flags: argparse.Namespace) -> Outcome:
                  f"{reference[losses.argmin()] - reference.min():.3f}")
                 for look, losses in looks.items()
             ),
-            *((ENDS[end], "", "", f"{price:+.3f} ± {error:.3f}")
+            *((end, "", "", f"{price:+.3f} ± {error:.3f}")
               for end, (price, error) in prices.items()),
         ],
         bars=[] if flags.quick else _bars(looks, ranks, reference),
@@ -179,8 +177,8 @@ class _Bench:
             "complete, 1/2 as long": half[N_ROUNDS, "averaged"],
             REFERENCE: long[N_ROUNDS, "averaged"],
             AGAIN: again[N_ROUNDS, "averaged"],
-            "rungs": rungs[N_ROUNDS, "averaged"],
-            "wsd": wsd[N_ROUNDS, "averaged"],
+            AFTER_RUNGS: rungs[N_ROUNDS, "averaged"],
+            WSD_LONG: wsd[N_ROUNDS, "averaged"],
         }
 
     def _train(

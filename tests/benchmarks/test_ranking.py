@@ -1,3 +1,4 @@
+import argparse
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -39,6 +40,23 @@ def test_bars_want_short_schedules_to_rank_no_worse_than_cuts_and_late_cuts_well
     assert hold(complete=reference, cut=shuffled, late=reference) == [True, True]
     assert hold(complete=reference, cut=reference, late=shuffled) == [True, False]
     assert hold(complete=shuffled, cut=reference, late=reference) == [False, True]
+
+
+def test_all_looks_and_ends_stand_in_the_table(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "n_steps_per_epoch", lambda *_: 4)
+    losses = dict.fromkeys(
+        [(number, kind) for number in (1, 2, 3, 4) for kind in benchmark.KINDS], 1
+    )
+    monkeypatch.setattr(benchmark._Bench, "_train", lambda *_, **__: losses)
+    flags = argparse.Namespace(quick=True, data=None, configurations=3, epochs=4, images=100)
+
+    outcome = benchmark.measure(flags)
+
+    assert len(outcome.rows) == 8 + 2
+    assert [row[3] for row in outcome.rows[-2:]] == ["+0.000 ± 0.000"] * 2
+    assert set(outcome.figures["looks"]) == {row[0] for row in outcome.rows[:8]}
 
 
 def test_the_price_of_looks_leaves_out_what_diverged(benchmark: Any) -> None:
