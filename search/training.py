@@ -74,7 +74,7 @@ class TrainingImages:
     teaching: Teaching | None = None
     """What is learned of the images besides their labels, if anything."""
     announce: Callable[[Tensor], None] | None = None
-    """Is told the rows of the next step, where images may have to be read from a disk."""
+    """Is told which rows are next, where images may have to be read from a disk."""
 
     @property
     def device(self) -> torch.device:
@@ -390,6 +390,8 @@ def _start_network(
         n = min(len(images.rows), _WHITENING_IMAGES, max(1, _WHITENING_VALUES // values_each))
         chosen = torch.randperm(len(images.rows), generator=generator)[:n]
         inside = slice(images.pad, images.pad + task.image_size)
+        if images.announce is not None:
+            images.announce(images.rows[chosen])
         rows = images.rows[chosen].to(images.images.device)
         pixels = images.images[rows][:, inside, inside].to(images.device)
         whiten(network, normalize(pixels, images.mean, images.std))

@@ -25,6 +25,7 @@ def channel_statistics(
     counts = np.zeros((store.channels, 256), dtype=np.int64)
     n_at_once = max(1, _CHUNK_BYTES // store.images[:1].nbytes)
     for start in range(0, len(rows), n_at_once):
+        store.announce(rows[start + n_at_once : start + 2 * n_at_once])
         pixels = store.unpadded(rows[start : start + n_at_once])
         for channel in range(store.channels):
             counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)

@@ -184,8 +184,10 @@ def test_the_rows_of_the_next_step_are_announced_within_an_epoch(
     list(run(PLAIN, images, n_steps=8))
 
     # Three steps of 16 images in an epoch of 60: the first of the next is not known yet.
-    assert [step for step, _ in announced] == [0, 1, 3, 4, 6, 7]
-    assert all(trained[step + 1] == rows for step, rows in announced[:-1])
+    whitening, *steps = announced
+    assert len(whitening[1]) == 60
+    assert [step for step, _ in steps] == [0, 1, 3, 4, 6, 7]
+    assert all(trained[step + 1] == rows for step, rows in steps[:-1])
 
 
 def test_rounds_end_evenly_over_the_schedule_the_last_at_its_end() -> None:
