@@ -35,7 +35,6 @@ from ensembles.predictor import Predictor, images_at_once
 from ensembles.self_test import run_self_test
 
 _MAX_MANIFEST_BYTES = 64 * 1024**2
-"""About 4000 images of 32 pixels or 80 of 224: features of such a batch fit in a few gigabytes."""
 
 Picture: TypeAlias = str | Path | bytes | Image.Image | np.ndarray
 """A file, the bytes of a file, a Pillow image, or `uint8` pixels (see `load_image`)."""

@@ -67,7 +67,11 @@ def measure_cost(network: nn.Module, image_input: ImageInput) -> Cost:
 
     def run(n_images: int) -> Callable[[], object]:
         return lambda: predict_log_probabilities(
-            network, images[:n_images], mean=image_input.mean, std=image_input.std
+            network,
+            images[:n_images],
+            mean=image_input.mean,
+            std=image_input.std,
+            batch_size=n_images,
         )
 
     with _one_thread():

@@ -21,6 +21,7 @@ from spaces.transfer import send
 from spaces.transforms import normalize
 
 _PIXELS_AT_ONCE = 1 << 22
+"""About 80 images of 224 px: features of such a batch fit in a few gigabytes."""
 
 
 def images_at_once(image_size: int) -> int:

@@ -84,8 +84,8 @@ def n_parts_at_first(n_images: int, image_size: int, device: torch.device) -> in
     """
     if device.type != "cpu":
         return 1
-    n_at_once = max(MIN_MICRO_BATCH, PIXELS_AT_ONCE // image_size**2)
-    return -(-n_images // n_at_once)
+    n_at_once = max(1, PIXELS_AT_ONCE // image_size**2)
+    return min(-(-n_images // n_at_once), max(1, n_images // MIN_MICRO_BATCH))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -25,12 +25,10 @@ from search.predictions import write_history, write_network
 from search.rounds import Job, OutOfTimeError, Progress, TrialTime, run_rounds, value_of
 from search.snapshots import differing
 from search.training import Diverged
-from search.trials import GPU_BYTES
+from search.trials import GPU_BYTES, OUT_OF_TIME
 from search.workplace import Workplace
 from spaces.recipe import Recipe
 from spaces.space import suggest_recipe
-
-_OUT_OF_TIME = "out of time"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,7 @@ def _search(trial: optuna.Trial, job: Job, place: Workplace, progress: Progress)
     except Diverged as error:
         progress.ending = f"diverged: {error}"
     except OutOfTimeError:
-        progress.ending = _OUT_OF_TIME
+        progress.ending = OUT_OF_TIME
     except DoesNotFitError as error:
         progress.ending = f"out of memory: {error}"
         if not progress.best_round:
@@ -146,7 +144,7 @@ def _keep_snapshots(
     """Write the other networks of a trial, in the place of any that a lost attempt left."""
     if paths.snapshots.is_dir():
         shutil.rmtree(paths.snapshots)
-    if progress.ending == _OUT_OF_TIME:
+    if progress.ending == OUT_OF_TIME:
         return
     for name, weights in differing(progress.snapshots, progress.best_weights).items():
         predicted = place.predict_roles(place.load_network(recipe, weights))

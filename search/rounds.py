@@ -98,7 +98,9 @@ def run_rounds(
     saved = load_checkpoint(paths, device)
     if saved is not None:
         progress.began -= saved.seconds
-        place.portions.n_parts, place.portions.n_predicted = saved.n_parts, saved.n_predicted
+        # A checkpoint of a GPU may go on where memory is less.
+        place.portions.n_parts = max(saved.n_parts, place.portions.n_parts)
+        place.portions.n_predicted = saved.n_predicted
         logger.info("trial %d: goes on after round %d", trial.number, len(saved.history))
     out_of_time = _watch_time(place, progress, job.time_given)
     batch_size = min(job.recipe.optimizer.batch_size, len(place.images.rows))

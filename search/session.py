@@ -28,6 +28,7 @@ from search.running import Observer, RunResult, run_study
 from search.schedule import Plan
 from search.soup_records import Soup
 from search.study import Study
+from search.trials import OUT_OF_TIME
 from search.words import command, n_of
 
 FEW_IMAGES = 2000
@@ -207,17 +208,20 @@ def _size_remarks(result: RunResult, studies: Path) -> list[str]:
 
 def _length_remarks(plan: Plan, trials: Sequence[FrozenTrial]) -> list[str]:
     """Say if the time of a trial went into other things than training."""
+    # A pruner's decision says nothing of the time; a trial that had none left does.
     epochs = [
-        float(trial.user_attrs["epochs"])
+        float(trial.user_attrs.get("epochs", 0))
         for trial in trials
-        if trial.state == TrialState.COMPLETE and "epochs" in trial.user_attrs
+        if trial.state == TrialState.COMPLETE or trial.user_attrs.get("ending") == OUT_OF_TIME
     ]
     if plan.seconds is None or not epochs or statistics.median(epochs) >= 1:
         return []
     trained = f"trials trained for {statistics.median(epochs):.2g} epochs in the median: "
-    others = "looks at rounds and predictions at the end leave no more "
+    others = (
+        "so many images, looks at rounds and predictions at the end allow no more in the time "
+    )
     cure = "give it fewer --trials, more --budget or --trial-budget, or a smaller --image-size"
-    return [f"{trained}{others}of {format_duration(plan.seconds)}; {cure}"]
+    return [f"{trained}{others}of one, {format_duration(plan.seconds)}; {cure}"]
 
 
 def _data_remarks(record: StudyRecord) -> list[str]:

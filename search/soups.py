@@ -23,6 +23,7 @@ from ensembles.soup import select_ingredients
 from search.candidates import Candidate, candidate_pool, list_trainings
 from search.devices import list_gpus, plan_slots
 from search.errors import NothingToDoError
+from search.memory import MIN_MICRO_BATCH
 from search.paths import StudyPaths
 from search.predictions import has_predictions, read_weights, write_network
 from search.preparation import with_images
@@ -147,5 +148,6 @@ def _norm_batches(place: Workplace) -> tuple[Int64[Tensor, " rows"], ...]:
     rows = place.images.rows
     generator = torch.Generator().manual_seed(derive_seed(place.record.config.seed, "soup"))
     chosen = torch.randperm(len(rows), generator=generator)[:N_NORM_IMAGES].to(rows.device)
-    n_at_once = min(NORM_BATCH, images_at_once(place.record.task.image_size))
-    return rows[chosen].tensor_split(max(1, len(chosen) // n_at_once))
+    usual = images_at_once(place.record.task.image_size)
+    n_at_once = max(MIN_MICRO_BATCH, min(NORM_BATCH, usual))
+    return rows[chosen].tensor_split(-(-len(chosen) // n_at_once))

@@ -329,6 +329,8 @@ class _Training:
             self._order[place * self.batch_size : (place + 1) * self.batch_size]
             for place in (number, number + 1)
         )
+        if images.announce is not None and number == 0:  # all at a time, not one by one
+            images.announce(rows)
         if images.announce is not None and number + 1 < self._per_epoch:
             images.announce(following)
         mirrored = draw_flips(

@@ -11,6 +11,8 @@ from search.devices import MemoryUse
 
 GPU_BYTES = "gpu_bytes"
 """Attribute of a trial: the most memory that it took of its GPU, and what there is in all."""
+OUT_OF_TIME = "out of time"
+"""Ending of a trial that was ended by its own time, or by that of the search."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 

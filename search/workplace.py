@@ -91,11 +91,12 @@ class Workplace:
         n_done = 0
         while n_done < len(rows):
             self.panel.beat()
-            n_at_once = self.portions.n_predicted or images_at_once(self.record.task.image_size)
+            usual = images_at_once(self.record.task.image_size)
+            n_at_once = min(self.portions.n_predicted or usual, usual)
             step = _BATCHES_AT_A_TIME * n_at_once
             some = rows[n_done : n_done + step]
             if self.images.announce is not None:
-                self.images.announce(rows[n_done + step : n_done + 2 * step])
+                self.images.announce(rows[n_done + step * (n_done > 0) : n_done + 2 * step])
             try:
                 chunks.append(self._predict_some(network, some, n_at_once, dtype))
             except Exception as error:  # raised again, unless it is one that smaller batches help

@@ -29,13 +29,14 @@ def test_a_group_is_made_as_either_version_of_the_kernel_wants_it(
     (tmp_path / parent).mkdir(exist_ok=True)
     if parent == ".":
         (tmp_path / "cgroup.controllers").touch()
+        (tmp_path / "cgroup.subtree_control").touch()
 
     with benchmark._group(3) as group:
         assert group.folder.parent == tmp_path / parent
         assert (group.folder / limit).read_text() == "3145728"
         assert group.anonymous == anonymous
-    enabled = tmp_path / "cgroup.subtree_control"
-    assert enabled.is_file() == (parent == ".")
+    if parent == ".":
+        assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory"
 
 
 def test_without_control_groups_it_says_what_it_needs(

@@ -174,7 +174,8 @@ def test_a_batch_that_does_not_fit_is_trained_on_in_parts_with_the_same_result(
         (1025, 64, "cpu", 2),
         (256, 224, "cpu", 4),  # of 64; 83 at once are the most
         (256, 224, "cuda", 1),
-        (8, 4000, "cpu", 2),  # batch norm needs a few
+        (9, 4000, "cpu", 2),  # of 5 and 4; batch norm needs a few
+        (3, 4000, "cpu", 1),
     ],
 )
 def test_a_cpu_trains_on_large_images_in_parts(

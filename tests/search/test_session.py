@@ -1,7 +1,8 @@
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config import StudyConfig
 from search.schedule import Plan, plan_trials
@@ -20,7 +21,20 @@ def test_trials_whose_time_leaves_nothing_to_train_are_remarked_upon() -> None:
     (remark,) = _length_remarks(plan_of(trial_budget="40s"), trials_of([0.02, 0.04, 3.0]))
 
     assert remark.startswith("trials trained for 0.04 epochs in the median: ")
-    assert "no more of 40 s" in remark
+    assert "in the time of one, 40 s;" in remark
+
+
+def test_trials_without_any_time_to_train_count() -> None:
+    attributes: list[dict[str, Any]] = [
+        {"epochs": 3.0},
+        {"ending": "out of time"},
+        {"ending": "out of time", "epochs": 0.5},
+    ]
+    trials = [create_trial(state=TrialState.PRUNED, user_attrs=each) for each in attributes]
+
+    (remark,) = _length_remarks(plan_of(budget="5m"), trials)
+
+    assert remark.startswith("trials trained for 0.25 epochs")
 
 
 @pytest.mark.parametrize(

@@ -186,8 +186,9 @@ def test_the_rows_of_the_next_step_are_announced_within_an_epoch(
     # Three steps of 16 images in an epoch of 60: the first of the next is not known yet.
     whitening, *steps = announced
     assert len(whitening[1]) == 60
-    assert [step for step, _ in steps] == [0, 1, 3, 4, 6, 7]
-    assert all(trained[step + 1] == rows for step, rows in steps[:-1])
+    # At the first step of an epoch its own rows too.
+    assert [step for step, _ in steps] == [0, 0, 1, 3, 3, 4, 6, 6, 7]
+    assert [rows for _, rows in steps[:-1]] == trained
 
 
 def test_rounds_end_evenly_over_the_schedule_the_last_at_its_end() -> None:
