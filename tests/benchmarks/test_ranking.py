@@ -1,9 +1,12 @@
 import argparse
+import itertools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+
+from spaces.recipe import Recipe
 
 FloatArray: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -46,9 +49,7 @@ def test_all_looks_and_ends_stand_in_the_table(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark, "n_steps_per_epoch", lambda *_: 4)
-    losses = dict.fromkeys(
-        [(number, kind) for number in (1, 2, 3, 4) for kind in benchmark.KINDS], 1
-    )
+    losses = dict.fromkeys(itertools.product((1, 2, 3, 4), benchmark.KINDS), 1)
     monkeypatch.setattr(benchmark._Bench, "_train", lambda *_, **__: losses)
     flags = argparse.Namespace(quick=True, data=None, configurations=3, epochs=4, images=100)
 
@@ -65,7 +66,22 @@ def test_the_price_of_looks_leaves_out_what_diverged(benchmark: Any) -> None:
     assert (mean, error) == pytest.approx((2.0, 1.0))
 
 
-def test_wsd_with_its_looks_takes_as_many_steps_as_the_long_schedule(benchmark: Any) -> None:
-    decays = [benchmark.WSD_DECAY * rung / benchmark.N_ROUNDS for rung in benchmark.RUNGS]
+def test_wsd_with_its_looks_takes_as_many_steps_as_the_long_schedule(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "n_steps_per_epoch", lambda *_: 100)
+    told: list[tuple[str, int]] = []
+    losses = dict.fromkeys(itertools.product((1, 2, 3, 4), benchmark.KINDS), 1)
 
-    assert benchmark.WSD_SHARE + sum(decays) == pytest.approx(1)
+    def train(_: Any, recipe: Recipe, n_steps: int, *__: Any, **___: Any) -> Any:
+        told.append((recipe.optimizer.schedule, n_steps))
+        return losses
+
+    monkeypatch.setattr(benchmark._Bench, "_train", train)
+    flags = argparse.Namespace(quick=True, data=None, configurations=1, epochs=4, images=100)
+    benchmark.measure(flags)
+
+    look, long = (n_steps for schedule, n_steps in told if schedule == "wsd")
+    assert look == 100
+    # The decays of a look at 100 and of one at 200 steps, a fifth of each, are thrown away.
+    assert long + 20 + 40 == 400

@@ -12,7 +12,8 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from runs import make_tiny_study
 from torch import Tensor, nn
 
-from search import checkpoints, memory, training
+from search import checkpoints, memory, training, workplace
+from search.checkpoints import load_checkpoint
 from search.config import Sampler
 from search.devices import Slot
 from search.loop import run_trials
@@ -26,7 +27,7 @@ from search.memory import (
 from search.panel import Panel
 from search.samplers import make_sampler
 from search.study import Study
-from search.workplace import open_workplace
+from search.workplace import Workplace, open_workplace
 from spaces.architecture import Architecture
 from spaces.known import known_parameters
 from spaces.networks.builders import build_network
@@ -110,6 +111,28 @@ def test_predictions_that_do_not_fit_are_made_in_smaller_batches(unstarted: Stud
     assert place.portions.n_predicted == 62
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         place.predict(Hungry(network, limit=0), rows, dtype=None)
+
+
+def test_predictions_never_gather_more_images_than_a_few_batches(
+    unstarted: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = open_workplace(unstarted.paths, unstarted.record, HERE, lambda: False, Panel())
+    space, task = unstarted.record.space, unstarted.record.task
+    recipe = suggest_recipe(FixedTrial(known_parameters(space, task)[0]), space, task)
+    gathered: list[int] = []
+    pixels = Workplace.pixels
+
+    def look(self: Workplace, rows: Tensor) -> Tensor:
+        gathered.append(len(rows))
+        return pixels(self, rows)
+
+    monkeypatch.setattr(Workplace, "pixels", look)
+    monkeypatch.setattr(workplace, "images_at_once", lambda _: 3)
+    place.predict(build_network(recipe.architecture, task), torch.arange(40), dtype=None)
+    place.portions.n_predicted = 500  # of a checkpoint that was written where there is more room
+    place.predict(build_network(recipe.architecture, task), torch.arange(40), dtype=None)
+
+    assert gathered == [12, 12, 12, 4] * 2
 
 
 @dataclass
@@ -212,6 +235,26 @@ def test_a_training_that_fits_no_more_goes_back_and_reports_each_round_once(
     assert sorted(trial.intermediate_values) == [*range(1, 7)]
     history = json.loads(study.paths.trial(0).history.read_text(encoding="utf-8"))
     assert [scores["round"] for scores in history] == [*range(1, 7)]
+
+
+@pytest.mark.slow
+def test_a_trial_that_goes_on_where_there_is_less_room_trains_in_more_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "MIN_SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoints, "MAX_SHARE_OF_TIME", math.inf)
+    study = make_tiny_study(tmp_path, trials=1, epochs=5, vary=WITHOUT_BATCH_NORM)
+    asked = iter([False] * 9 + [True] * 9)
+
+    run_within(None, study, monkeypatch, stopping=lambda: next(asked))
+    saved = load_checkpoint(study.paths.trial(0), torch.device("cpu"))
+    monkeypatch.setattr(memory, "PIXELS_AT_ONCE", 40 * 8 * 8)
+    (trial,) = run_within(None, study, monkeypatch)
+
+    assert saved is not None
+    assert saved.n_parts == 1
+    assert trial.state == TrialState.COMPLETE
+    assert trial.user_attrs["micro_batch"] == 32
 
 
 @pytest.mark.slow
