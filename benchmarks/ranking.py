@@ -76,18 +76,18 @@ Array: TypeAlias = Float[np.ndarray, " configurations"]
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this benchmark."""
     add_data_flag(parser)
-    parser.add_argument("--configurations", type=int, help="how many (default: 20)")
-    parser.add_argument("--epochs", type=int, help="of the long schedule (default: 8)")
-    parser.add_argument("--images", type=int, help="to train on (default: 4000)")
+    parser.add_argument("--configurations", type=int, help="how many (default: 10)")
+    parser.add_argument("--epochs", type=int, help="of the long schedule (default: 6)")
+    parser.add_argument("--images", type=int, help="to train on (default: 2000)")
 
 
 def measure(flags: argparse.Namespace) -> Outcome:
     """Train all configurations every way; see the module."""
     prepare_process(1)
     check_data(flags)
-    n_configurations = flags.configurations or (2 if flags.quick else 20)
-    n_epochs = flags.epochs or (6 if flags.quick else 8)
-    n_images = flags.images or (400 if flags.quick else 4000)
+    n_configurations = flags.configurations or (2 if flags.quick else 10)
+    n_epochs = flags.epochs or 6
+    n_images = flags.images or (400 if flags.quick else 2000)
     # A short schedule must have a few steps, and few images make many only as small batches.
     space = replace(SPACE, batch_sizes=(128,)) if flags.quick else SPACE
     with tempfile.TemporaryDirectory() as name:

@@ -156,9 +156,9 @@ def make_sampler(name: Sampler, *, seed: int, space: Space, task: Task) -> BaseS
 def make_pruner(name: Pruner, *, n_rounds: int, rungs: Rungs | None = None) -> BasePruner:
     """Return the pruner of a study whose trials report `n_rounds` times.
 
-    A schedule that anneals says little before its middle: after a quarter the ranking misleads,
-    from half on it is as good as the final one. So no pruner looks earlier than that, but the
-    halving ones, which begin at a quarter, and rungs, each of which ends a schedule of its own.
+    A schedule that anneals says less before its middle, and with small early images least. So no
+    pruner looks earlier than that, but the halving ones, which begin at a quarter, and rungs, each
+    of which ends a schedule of its own.
 
     Args:
         name: Which one.
