@@ -8,9 +8,9 @@ end of a schedule of its own.
 
 A trial that passes goes on from the rung's weights, its learning rate warmed up again, so nothing
 is trained twice. The other way, a constant rate from which each look branches off with a decay of
-its own (the schedule `wsd`), ranks as well and ends as low at equal steps, which is what
-benchmarks/ranking.py measures; but its checkpoints would hold two states, and an average of weights
-that depends on the length of the schedule could not go on.
+its own (the schedule `wsd`), ranks as well and ends as low at equal steps, as measured by
+benchmarks/ranking.py; but its checkpoints would hold two states, and an average of weights that
+depends on the length of the schedule could not go on.
 """
 
 import itertools
