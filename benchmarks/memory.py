@@ -39,7 +39,7 @@ GROUPS = Path("/sys/fs/cgroup")
 NAME = "concertino-memory"
 MB = 1 << 20
 LIMIT_MB, QUICK_LIMIT_MB = 2000, 1800
-SIZE, QUICK_SIZE = 128, 224
+SIZE, QUICK_SIZE = 128, 320
 SECONDS_BETWEEN_LOOKS = 0.1
 N_TRIES = 50
 FIRST_VERSION = (
@@ -136,10 +136,10 @@ def measure(flags: argparse.Namespace) -> Outcome:
         if flags.quick:
             folder = make_folder(
                 Path(name) / "images",
-                {"train": 8000, "val": 400, "test": 400},
+                {"train": 3600, "val": 400, "test": 400},
                 source=flags.data,
             )
-        part = ("--limit-train", "1500") if flags.quick else ()
+        part = ("--limit-train", "600") if flags.quick else ()
         # Networks that need little themselves.
         words = ("--data", str(folder), "--image-size", str(size), "--workers", "1", "--devices",
                  "cpu", "--trials", "1", "--epochs", "1", *part, "--vary.batch_sizes", "64",
