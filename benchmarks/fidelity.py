@@ -69,7 +69,7 @@ def measure(flags: argparse.Namespace) -> Outcome:
     """Run the searches that are not done yet, and compare all; see the module."""
     settings = _settings(flags)
     work = flags.work or Path(tempfile.mkdtemp(prefix="fidelity-"))
-    budget = parse_duration(flags.budget or ("8s" if flags.quick else "40m"))
+    budget = parse_duration(flags.budget or ("8s" if flags.quick else "15m"))
     n_seeds = flags.seeds or (1 if flags.quick else 3)
     _decode(settings, work)
     searches = [
@@ -109,7 +109,7 @@ def _settings(flags: argparse.Namespace) -> StudyConfig:
         print("say --data FOLDER and --work FOLDER, or --quick; see --help.", file=sys.stderr)
         sys.exit(2)
     return StudyConfig(data=str(flags.data), limit_train=flags.limit_train,
-                       epochs=flags.epochs or 12, workers=flags.workers, devices="cpu",
+                       epochs=flags.epochs or 8, workers=flags.workers, devices="cpu",
                        trials=MANY_TRIALS)  # fmt: skip
 
 
@@ -275,9 +275,9 @@ def _bars(by_arm: Mapping[Pruner, Sequence[Search]], best: Pruner) -> list[Bar]:
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="CIFAR-10 as folders of images")
     parser.add_argument("--work", type=Path, help="where searches lie; what is done is kept")
-    parser.add_argument("--budget", help="core seconds of one search: 150s, 40m (default: 40m)")
+    parser.add_argument("--budget", help="core seconds of one search: 150s, 40m (default: 15m)")
     parser.add_argument("--seeds", type=int, help="searches of each kind (default: 3)")
-    parser.add_argument("--epochs", type=int, help="of a whole trial (default: 12)")
+    parser.add_argument("--epochs", type=int, help="of a whole trial (default: 8)")
     parser.add_argument("--limit-train", type=int, default=10_000, help="images to train on")
     parser.add_argument("--workers", type=int, default=2, help="of each search")
 
