@@ -56,6 +56,10 @@ class Interrupted(Exception):  # noqa: N818
     """The caller wants the training to end."""
 
 
+def unheard(_rows: Tensor) -> None:
+    """Announce images to nobody."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingImages:
     """Images, labels and which of them to train on."""
@@ -73,7 +77,7 @@ class TrainingImages:
     std: tuple[float, ...]
     teaching: Teaching | None = None
     """What is learned of the images besides their labels, if anything."""
-    announce: Callable[[Tensor], None] | None = None
+    announce: Callable[[Tensor], None] = unheard
     """Is told which rows are next, where images may have to be read from a disk."""
 
     @property
@@ -329,9 +333,9 @@ class _Training:
             self._order[place * self.batch_size : (place + 1) * self.batch_size]
             for place in (number, number + 1)
         )
-        if images.announce is not None and number == 0:  # all at a time, not one by one
+        if number == 0:  # all at a time, not one by one
             images.announce(rows)
-        if images.announce is not None and number + 1 < self._per_epoch:
+        if number + 1 < self._per_epoch:
             images.announce(following)
         mirrored = draw_flips(
             augmentation.flip, self._sides[rows], epoch=epoch, generator=generator
@@ -392,8 +396,7 @@ def _start_network(
         n = min(len(images.rows), _WHITENING_IMAGES, max(1, _WHITENING_VALUES // values_each))
         chosen = torch.randperm(len(images.rows), generator=generator)[:n]
         inside = slice(images.pad, images.pad + task.image_size)
-        if images.announce is not None:
-            images.announce(images.rows[chosen])
+        images.announce(images.rows[chosen])
         rows = images.rows[chosen].to(images.images.device)
         pixels = images.images[rows][:, inside, inside].to(images.device)
         whiten(network, normalize(pixels, images.mean, images.std))

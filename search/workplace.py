@@ -21,7 +21,7 @@ from search.panel import Panel
 from search.paths import StudyPaths
 from search.process import choose_autocast_dtype, prepare_process
 from search.record import StudyRecord
-from search.training import TrainingImages
+from search.training import TrainingImages, unheard
 from spaces.networks.builders import build_network
 from spaces.recipe import Recipe
 
@@ -89,14 +89,14 @@ class Workplace:
         """
         chunks: list[Tensor] = []
         n_done = 0
+        usual = images_at_once(self.record.task.image_size)
+        self.images.announce(rows[: _BATCHES_AT_A_TIME * usual])
         while n_done < len(rows):
             self.panel.beat()
-            usual = images_at_once(self.record.task.image_size)
             n_at_once = min(self.portions.n_predicted or usual, usual)
-            step = _BATCHES_AT_A_TIME * n_at_once
-            some = rows[n_done : n_done + step]
-            if self.images.announce is not None:
-                self.images.announce(rows[n_done + step * (n_done > 0) : n_done + 2 * step])
+            end = n_done + _BATCHES_AT_A_TIME * n_at_once
+            some = rows[n_done:end]
+            self.images.announce(rows[end : end + len(some)])
             try:
                 chunks.append(self._predict_some(network, some, n_at_once, dtype))
             except Exception as error:  # raised again, unless it is one that smaller batches help
@@ -171,6 +171,10 @@ def open_workplace(
         logger.info("the images stay in the host's memory: the GPU has no room for them")
     roles = read_roles(paths.roles)
     rows = {str(role): torch.from_numpy(roles.rows(role)) for role in JUDGED_ROLES}
+
+    def announce(some: Int64[Tensor, " rows"]) -> None:
+        store.announce(some.numpy())
+
     return Workplace(
         paths=paths,
         record=record,
@@ -181,7 +185,7 @@ def open_workplace(
             pad=store.pad,
             mean=record.image_input.mean,
             std=record.image_input.std,
-            announce=(lambda rows: store.announce(rows.numpy())) if home.type == "cpu" else None,
+            announce=announce if home.type == "cpu" else unheard,
         ),
         rows=rows,
         round_rows=_some_of(rows["stop"]),

@@ -1,4 +1,5 @@
 import importlib.util
+import math
 import os
 from collections.abc import Iterator
 from itertools import count
@@ -8,6 +9,7 @@ import pytest
 from runs import Shell, make_tiny_study
 from servers import Cluster, find_programs, running_cluster
 
+from search import checkpoints
 from search.location import Location, SQLiteFile, parse_server
 from search.paths import StudyPaths
 from search.study import Study
@@ -23,6 +25,13 @@ def _without_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return Shell(folder=tmp_path)
+
+
+@pytest.fixture
+def saved_after_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trials in this process write a checkpoint after each round, however short."""
+    monkeypatch.setattr(checkpoints, "MIN_SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoints, "MAX_SHARE_OF_TIME", math.inf)
 
 
 @pytest.fixture(scope="session")

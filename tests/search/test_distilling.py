@@ -1,5 +1,4 @@
 import json
-import math
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from runs import Finished
 from ensembles.bundle import load_bundle
 from ensembles.errors import BundleError, EnsembleError
 from ensembles.manifest import Distillation
-from search import checkpoints, devices
+from search import devices
 from search.assignments import Lesson
 from search.cli import main
 from search.data.roles import read_roles
@@ -223,11 +222,8 @@ def study_batch(study: Study) -> int:
 
 
 @pytest.mark.slow
-def test_a_lesson_that_is_broken_off_equals_an_unbroken_one(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoints, "MIN_SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(checkpoints, "MAX_SHARE_OF_TIME", math.inf)
+@pytest.mark.usefixtures("saved_after_every_round")
+def test_a_lesson_that_is_broken_off_equals_an_unbroken_one(study: Study) -> None:
     lesson = Lesson(teacher="soft-0", temperature=3.0, share=0.9)
     (recipe,) = choose_recipes(study)
     order = order_student(study, recipe, lesson, [])

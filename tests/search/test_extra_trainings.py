@@ -1,4 +1,3 @@
-import math
 import shutil
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ from filelock import FileLock
 from optuna.trial import TrialState
 from runs import Finished
 
-from search import checkpoints, devices
+from search import devices
 from search.assignments import Assignment, Fold, Order, assignment_of, by_order, order_name
 from search.data.folds import assign_folds, write_folds
 from search.data.roles import read_roles
@@ -162,11 +161,8 @@ def order_fold(study: Study, kind: str) -> Study:
 
 
 @pytest.mark.slow
-def test_a_fold_training_that_is_broken_off_equals_an_unbroken_one(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoints, "MIN_SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(checkpoints, "MAX_SHARE_OF_TIME", math.inf)
+@pytest.mark.usefixtures("saved_after_every_round")
+def test_a_fold_training_that_is_broken_off_equals_an_unbroken_one(study: Study) -> None:
     unbroken, broken = (order_fold(study, kind) for kind in ("unbroken", "broken"))
     n_interruptions = 0
 

@@ -1,5 +1,4 @@
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from runs import make_tiny_study
 from torch import Tensor, nn
 
-from search import checkpoints, memory, training, workplace
+from search import memory, training, workplace
 from search.checkpoints import load_checkpoint
 from search.config import Sampler
 from search.devices import Slot
@@ -220,11 +219,10 @@ def test_a_trial_begins_with_parts_where_its_images_are_large(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("saved_after_every_round")
 def test_a_training_that_fits_no_more_goes_back_and_reports_each_round_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "MIN_SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(checkpoints, "MAX_SHARE_OF_TIME", math.inf)
     study = make_tiny_study(tmp_path, trials=1, epochs=6, vary=WITHOUT_BATCH_NORM)
     per_epoch = 200 // 64
 
@@ -238,11 +236,10 @@ def test_a_training_that_fits_no_more_goes_back_and_reports_each_round_once(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("saved_after_every_round")
 def test_a_trial_that_goes_on_where_there_is_less_room_trains_in_more_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "MIN_SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(checkpoints, "MAX_SHARE_OF_TIME", math.inf)
     study = make_tiny_study(tmp_path, trials=1, epochs=5, vary=WITHOUT_BATCH_NORM)
     asked = iter([False] * 9 + [True] * 9)
 
@@ -258,11 +255,10 @@ def test_a_trial_that_goes_on_where_there_is_less_room_trains_in_more_parts(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("saved_after_every_round")
 def test_an_interrupted_trial_in_parts_equals_an_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "MIN_SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(checkpoints, "MAX_SHARE_OF_TIME", math.inf)
     settings = {"trials": 1, "epochs": 5, "vary": {"batch_sizes": 64}}
     broken, unbroken = (make_tiny_study(tmp_path / name, **settings) for name in "ab")
     asked = iter([False] * 9 + [True] * 9)

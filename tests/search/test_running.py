@@ -1,6 +1,5 @@
 import gc
 import json
-import math
 import shutil
 import sys
 import time
@@ -16,7 +15,7 @@ from PIL import Image
 from runs import TINY, Finished, draw_folder, make_tiny_study
 from safetensors.numpy import load_file
 
-from search import checkpoints, devices, running, schedule
+from search import devices, running, schedule
 from search.cli import main
 from search.config import StudyConfig
 from search.devices import Slot
@@ -260,11 +259,10 @@ def test_another_seed_is_another_search(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("pruner", "n_trials"), [("median", 2), ("rungs", 3)])
+@pytest.mark.usefixtures("saved_after_every_round")
 def test_an_interrupted_study_equals_an_unbroken_one(
-    pruner: str, n_trials: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pruner: str, n_trials: int, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(checkpoints, "MIN_SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(checkpoints, "MAX_SHARE_OF_TIME", math.inf)
     unbroken, broken = (
         make_tiny_study(tmp_path / name, trials=n_trials, epochs=6, pruner=pruner, snapshots=2)
         for name in ("unbroken", "broken")
